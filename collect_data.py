@@ -1,0 +1,183 @@
+"""Step 1: drive, and keep what was seen, done and caused.
+
+    python collect_data.py                                    # a menu of driving modes
+    python collect_data.py --mode recovery --episodes 200
+    python collect_data.py --mode random --episodes 10000 --workers 8 --max-steps 1000
+
+Reads nothing for the modes random, recovery and aggressive; the agent of --run-dir for iterative
+and on-policy. Writes data/rollouts/<mode>/<seed>.npz, about 0.9 MB for 1,000 steps. --episodes
+completes what is there, so that a rerun resumes; a new agent or other settings drive new tracks.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from utils import commandline
+from utils.commandline import CommonSettings, Failure, setting
+from utils.driving import AGENT_MODES, AgentFiles, Drive, run_drive, versions
+from utils.environment import ENVIRONMENTS, MAX_STEPS
+from utils.episodes import EPISODE_ARRAYS, scan
+from utils.files import locked, sha256_of
+from utils.tracks import MODES, TRAINING
+from utils.workers import default_workers, run_tasks
+
+MENU = {
+    "random": "Random (Brownian noise)",
+    "iterative": "Iterative (current agent + exploration noise)",
+    "recovery": "Recovery (scripted driver, knocked off its line)",
+    "aggressive": "Aggressive (scripted driver, too fast for the corners)",
+    "on-policy": "On-policy (current agent as it is)",
+}
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    mode: str | None = setting(None, "how to drive; without it a menu asks", choices=MODES)
+    episodes: int = setting(200, "complete the episodes of this mode to so many", minimum=1)
+    max_steps: int = setting(MAX_STEPS, "steps after which an episode is cut off", minimum=1)
+    exploration: float = setting(
+        0.1, "iterative: standard deviation of the noise on each control", minimum=0.0
+    )
+    workers: int = setting(default_workers(), "processes, one core each", minimum=1)
+    env: str = setting("gymnasium", "which drawing of the same environment", choices=tuple(ENVIRONMENTS))
+
+
+PRESETS: dict[str, dict[str, Any]] = {"quick": {"episodes": 24}, "paper": {"episodes": 10_000}}
+
+
+def ask_mode() -> str:
+    """Show the menu on standard output and read the choice from standard input."""
+    print("How shall the car be driven?")
+    for number, mode in enumerate(MODES, 1):
+        print(f"  {number} {MENU[mode]}")
+    print("  0 Exit")
+    while True:
+        answer = _ask("Choice: ", "--mode")
+        if answer == "0":
+            sys.exit(0)
+        if answer.isdecimal() and int(answer) <= len(MODES):
+            return MODES[int(answer) - 1]
+        print(f"'{answer}' is not on the menu.")
+
+
+def ask_episodes(default: int) -> int:
+    """Ask for the number of episodes; an empty answer takes the preset's."""
+    while True:
+        answer = _ask(f"Episodes [{default}]: ", "--episodes")
+        if not answer:
+            return default
+        if answer.isdecimal() and int(answer) > 0:
+            return int(answer)
+        print(f"'{answer}' is not a number of episodes.")
+
+
+def _ask(prompt: str, flag: str) -> str:
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        print(f"\nstandard input ended; use {flag}", file=sys.stderr)
+        sys.exit(2)
+
+
+def identity_of(mode: str, settings: Settings, agent: AgentFiles | None) -> dict[str, Any]:
+    """What makes two episodes on one track the same: mode, driving settings, agent."""
+    driving = {"max_steps": settings.max_steps, "seed": settings.seed}
+    if mode == "iterative":
+        driving["exploration"] = settings.exploration
+    return {"mode": mode, "settings": driving, "agent": agent and agent_sha256(agent)}
+
+
+def agent_sha256(agent: AgentFiles) -> dict[str, str]:
+    """sha256 of each part of the agent."""
+    return {part: sha256_of(getattr(agent, part)) for part in ("vae", "rnn", "controller")}
+
+
+def find_agent(mode: str, run_dir: Path) -> AgentFiles | None:
+    """The agent that `mode` drives with, if it does; Failure names the step that is missing."""
+    if mode not in AGENT_MODES:
+        return None
+    agent = AgentFiles.of_run(run_dir)
+    steps = {"vae": "run_vae_training.py", "rnn": "train_rnn.py", "controller": "train_dream.py"}
+    for part, script in steps.items():
+        path = getattr(agent, part)
+        if not path.exists():
+            raise Failure(f"mode {mode} drives with an agent, but {path} is missing: run {script}")
+    return agent
+
+
+def missing_tracks(folder: Path, identity: dict[str, Any], episodes: int) -> list[int]:
+    """The tracks still to be driven, so that `folder` has `episodes` of this identity.
+
+    They begin after the last track of the identity before it, and go on past every track that
+    is taken, so that a killed run leaves no gap when it is rerun and nothing is overwritten.
+    """
+    entries = scan(folder.parent, EPISODE_ARRAYS)
+    ours = {
+        entry.seed
+        for entry in entries
+        if entry.mode == folder.name
+        and {key: entry.provenance.get(key) for key in identity} == identity
+    }
+    # By name, so that a damaged file keeps its place too.
+    taken = {int(path.stem) for path in folder.glob("*.npz") if path.stem.isdecimal()}
+    tracks = TRAINING[identity["mode"]]
+    first = min(ours, default=tracks.stop)
+    start = max((track + 1 for track in taken - ours if track < first), default=tracks.start)
+    free: Iterator[int] = (track for track in range(start, tracks.stop) if track not in taken)
+    return [next(free) for _ in range(episodes - len(ours))]
+
+
+def main(settings: Settings) -> None:
+    """Collect the episodes of one mode."""
+    mode = settings.mode or ask_mode()
+    episodes = settings.episodes if settings.mode else ask_episodes(settings.episodes)
+    agent = find_agent(mode, settings.run_dir)
+    folder = settings.data_dir / "rollouts" / mode
+    with locked(settings.data_dir):
+        identity = identity_of(mode, settings, agent)
+        tracks = missing_tracks(folder, identity, episodes)
+        print(f"{folder}: {episodes - len(tracks)} of {episodes} episodes are there")
+        provenance = {**identity, "environment": "CarRacing-v3", "versions": versions()}
+        tasks = [
+            Drive(
+                track=track,
+                driver=mode,
+                max_steps=settings.max_steps,
+                environment=settings.env,
+                seed=settings.seed,
+                exploration=settings.exploration,
+                agent=agent,
+                output=folder / f"{track}.npz",
+                provenance=provenance,
+            )
+            for track in tracks
+        ]
+        collect(tasks, settings.workers)
+
+
+def collect(tasks: list[Drive], workers: int) -> None:
+    """Drive all tasks in parallel, with a bar, and say what came of it."""
+    scores, steps, laps, left = [], 0, 0, 0
+    with tqdm(total=len(tasks), unit="episode", disable=not tasks) as bar:
+        for _, outcome in run_tasks(run_drive, tasks, min(workers, max(1, len(tasks)))):
+            scores.append(outcome.score)
+            steps += outcome.steps
+            laps += outcome.lap_finished
+            left += outcome.left_playfield
+            bar.update()
+            bar.set_postfix(score=f"{np.mean(scores):.0f}", steps=steps)
+    if tasks:
+        print(
+            f"{len(tasks)} episodes, {steps} steps: score {np.mean(scores):.1f} ± "
+            f"{np.std(scores):.1f}, {laps} laps finished, {left} left the playfield"
+        )
+
+
+if __name__ == "__main__":
+    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))

@@ -1,0 +1,1 @@
+"""What the six scripts share: one module for one thing each."""

@@ -1,0 +1,170 @@
+"""Drivers that need no model: Brownian noise, and a script that reads the track's geometry.
+
+The script exists to make data and yardsticks. V and M see only frames, actions, rewards and ends.
+"""
+
+import dataclasses
+import math
+
+import gymnasium
+import numpy as np
+
+TILE_LENGTH = 3.5  # distance between track points, Box2D units (TRACK_DETAIL_STEP / SCALE)
+
+
+class Noise:
+    """Mean-reverting Brownian motion (Ornstein–Uhlenbeck): correlated over 1 / `rate` steps."""
+
+    def __init__(self, rng: np.random.Generator, scale: np.ndarray | float, rate: float, size: int):
+        self.rng, self.rate, self.size = rng, rate, size
+        # Chosen so that `scale` is the standard deviation of the stationary process.
+        self.step = np.asarray(scale) * math.sqrt(rate * (2 - rate))
+        self.value = np.zeros(size)
+
+    def sample(self) -> np.ndarray:
+        """The next value, float64 (size)."""
+        kick = self.step * self.rng.standard_normal(self.size)
+        self.value = (1 - self.rate) * self.value + kick
+        return self.value
+
+
+def clip_action(action: np.ndarray) -> np.ndarray:
+    """Into the action space: steer −1..1, gas 0..1, brake 0..1; float32 (3)."""
+    return np.clip(action, (-1, 0, 0), (1, 1, 1)).astype(np.float32)
+
+
+class RandomDriver:
+    """Brownian noise on all three controls, biased so that the car moves."""
+
+    # Steering around straight ahead, some gas, seldom any brake: with both pedals around their
+    # middle the car would stand still, and an episode would be one frame.
+    MEAN = np.array([0.0, 0.3, -0.15])
+    SCALE = np.array([0.4, 0.25, 0.15])
+
+    def __init__(self, rng: np.random.Generator):
+        self.noise = Noise(rng, self.SCALE, rate=0.08, size=3)
+
+    def reset(self, environment: gymnasium.Env) -> None:
+        """Nothing to prepare: it does not look at the track."""
+
+    def act(self, frame: np.ndarray) -> np.ndarray:
+        """The next action of the random walk, whatever the frame."""
+        return clip_action(self.MEAN + self.noise.sample())
+
+
+class Centerline:
+    """The track's centre line and how fast the car may be at each of its N points.
+
+    `xy` float64 (N, 2) in Box2D units, `speed` float64 (N) in units/s.
+    """
+
+    TOP_SPEED = 105.0  # units/s
+    GRIP = 220.0  # lateral acceleration that the tyres bear, units/s²
+    BRAKING = 91.0  # deceleration that the brakes reach, units/s²
+
+    def __init__(self, track: list[tuple[float, float, float, float]]):
+        points = np.asarray(track)
+        self.xy = points[:, 2:4]
+        forward = np.roll(self.xy, -1, axis=0) - self.xy
+        heading = np.arctan2(forward[:, 1], forward[:, 0])
+        turn = np.roll(heading, -3) - heading
+        curvature = np.abs((turn + np.pi) % (2 * np.pi) - np.pi) / (3 * TILE_LENGTH)
+        limit = np.minimum(self.TOP_SPEED, np.sqrt(self.GRIP / np.maximum(curvature, 1e-6)))
+        # Backward along the loop, twice so that the braking for the first corners is known.
+        for index in list(range(len(limit)))[::-1] * 2:
+            after = limit[(index + 1) % len(limit)]
+            limit[index] = min(limit[index], math.sqrt(after**2 + 2 * self.BRAKING * TILE_LENGTH))
+        self.speed = limit
+
+    def nearest(self, position: np.ndarray, around: int | None) -> int:
+        """Index of the point nearest to `position`, near point `around` if that is close.
+
+        A track can pass close to itself; the search stays local unless the car is far off.
+        """
+        if around is not None:
+            window = (around + np.arange(-15, 30)) % len(self.xy)
+            distance = np.hypot(*(self.xy[window] - position).T)
+            if distance.min() < 25.0:
+                return int(window[distance.argmin()])
+        return int(np.hypot(*(self.xy - position).T).argmin())
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How the scripted driver drives."""
+
+    pace: float = 1.0  # factor on the speed that the corner allows
+    steer_noise: float = 0.0  # standard deviation of correlated noise on steering
+    pedal_noise: float = 0.0  # the same on gas and brake
+    knock_chance: float = 0.0  # per step: taking the wheel away for a third of a second or more
+    gas_limit: float = 0.87  # near 1 the rear wheels spin
+
+
+def sample_style(mode: str, rng: np.random.Generator) -> Style:
+    """A style for one episode of the mode "recovery" or "aggressive", varied between episodes."""
+    if mode == "aggressive":
+        return Style(
+            pace=rng.uniform(1.05, 1.6),
+            steer_noise=rng.uniform(0.0, 0.1),
+            pedal_noise=rng.uniform(0.0, 0.15),
+            gas_limit=rng.uniform(0.8, 1.0),
+        )
+    return Style(
+        pace=rng.uniform(0.5, 1.0),
+        steer_noise=rng.uniform(0.0, 0.2),
+        pedal_noise=rng.uniform(0.0, 0.2),
+        # From no knock at all to one every three seconds: undisturbed driving is data too.
+        knock_chance=max(0.0, rng.uniform(-0.3, 1.0)) / 150,
+        gas_limit=rng.uniform(0.4, 0.87),
+    )
+
+
+class ScriptedDriver:
+    """Follows the centre line; on its own (`Style()`) it scores about 930 with every lap whole.
+
+    The law and its constants were found by random search on real tracks: aim at a point some
+    tiles ahead, damp the yaw, keep to the speed that the corners ahead allow.
+    """
+
+    def __init__(self, style: Style, rng: np.random.Generator):
+        self.style, self.rng = style, rng
+        scale = np.array([style.steer_noise, style.pedal_noise, style.pedal_noise])
+        self.noise = Noise(rng, scale, rate=0.1, size=3)
+
+    def reset(self, environment: gymnasium.Env) -> None:
+        """Learn the environment's current track."""
+        self.car = environment.unwrapped.car
+        self.line = Centerline(environment.unwrapped.track)
+        self.index: int | None = None
+        self.knocked_for, self.knock = 0, np.zeros(3)
+
+    def act(self, frame: np.ndarray) -> np.ndarray:
+        """The action float32 (3) for the car's present place; the frame is not looked at."""
+        action = self._follow_line()
+        if self.knocked_for == 0 and self.rng.random() < self.style.knock_chance:
+            self.knocked_for = int(self.rng.integers(15, 40))
+            side = self.rng.choice((-1.0, 1.0))
+            self.knock = np.array(
+                [side * self.rng.uniform(0.3, 1.0), self.rng.uniform(0, 0.8), 0.0]
+            )
+            if self.rng.random() < 0.2:
+                self.knock[1:] = 0.0, self.rng.uniform(0.2, 0.9)
+        if self.knocked_for > 0:
+            self.knocked_for -= 1
+            action = self.knock
+        return clip_action(action + self.noise.sample())
+
+    def _follow_line(self) -> np.ndarray:
+        hull, line, count = self.car.hull, self.line, len(self.line.xy)
+        position = np.array(hull.position)
+        speed = math.hypot(*hull.linearVelocity)
+        self.index = line.nearest(position, self.index)
+        aim = line.xy[(self.index + int(6 + 0.01 * speed)) % count] - position
+        # The hull points along its own y axis; a positive angle is to the left.
+        angle = math.atan2(aim[1], aim[0]) - math.pi / 2 - hull.angle
+        error = (angle + math.pi) % (2 * math.pi) - math.pi
+        missing = self.style.pace * line.speed[(self.index + 2) % count] - speed
+        steer = np.clip(-1.16 * error + 0.038 * hull.angularVelocity, -1, 1)
+        gas = np.clip(0.18 * missing, 0, self.style.gas_limit) * (1 - 0.8 * abs(steer))
+        brake = np.clip(-0.025 * missing - 0.02, 0, 0.8)
+        return np.array([steer, gas, brake])

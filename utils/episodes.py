@@ -1,0 +1,282 @@
+"""The data contract: episode files and latent files, .npz that are checked before they are read.
+
+Every array's name, dtype and shape is compared with the contract from its .npy header, and its
+size with the zip directory, before its bytes are read; nothing is ever unpickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import struct
+import sys
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from utils.commandline import Failure
+from utils.environment import FRAME_SHAPE, Episode
+from utils.files import write_atomically
+from utils.tracks import MODES, is_held_out
+
+# A shape entry "T" is the number of steps, "T+1" the number of observations.
+Shape = tuple[int | str, ...]
+STEP_ARRAYS: dict[str, tuple[str, Shape]] = {
+    "actions": ("float32", ("T", 3)),
+    "rewards": ("float32", ("T",)),
+    "terminated": ("bool", ("T",)),
+    "truncated": ("bool", ("T",)),
+    "lap_finished": ("bool", ()),
+    "seed": ("int64", ()),
+    "provenance": ("str", ()),  # JSON: mode, settings, agent, environment, versions
+}
+EPISODE_ARRAYS: dict[str, tuple[str, Shape]] = {
+    "frames": ("uint8", ("T+1", *FRAME_SHAPE)),
+    **STEP_ARRAYS,
+}
+
+MAX_STEPS_ON_FILE = 100_000  # a hundred times the longest episode; anything above is hostile
+MAX_TEXT_LENGTH = 20_000
+COMPRESSION_LEVEL = 3  # zlib: within 8 % of level 6's size at a third of its time
+TOLERATED_DAMAGE = 0.05  # share of damaged files above which a stage stops
+
+# What numpy and zipfile raise on files that are cut off, flipped, foreign or made to harm.
+READ_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    TypeError,
+    IndexError,
+)
+
+ItemT = TypeVar("ItemT")
+
+
+class DamagedFile(Exception):
+    """An .npz that cannot be trusted: names the file and what is wrong in it."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+
+
+def latent_arrays(latent: int) -> dict[str, tuple[str, Shape]]:
+    """The arrays of a latent file for `latent` dimensions."""
+    return {
+        "mu": ("float32", ("T+1", latent)),
+        "logvar": ("float32", ("T+1", latent)),
+        **STEP_ARRAYS,
+    }
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays as a compressed .npz, atomically. Same arrays, same bytes."""
+
+    def write(file: Any) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL) as z:
+            for name, array in arrays.items():
+                # ZipInfo's default date is constant; a real one would change the bytes.
+                member = zipfile.ZipInfo(name + ".npy")
+                member.compress_type = zipfile.ZIP_DEFLATED
+                with z.open(member, "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
+
+    write_atomically(path, write)
+
+
+def read_arrays(
+    path: Path, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Read the arrays `names` (default: all) of an .npz that keeps to `contract`.
+
+    Raises DamagedFile, naming file and key, on anything that does not.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            present = {name for name in archive.namelist()}
+            expected = {key + ".npy" for key in contract}
+            if present != expected:
+                difference = ", ".join(sorted(present ^ expected)[:4])
+                raise DamagedFile(path, f"missing or unknown arrays: {difference[:200]}")
+            steps = _steps_of(path, archive)
+            wanted = contract if names is None else names
+            return {key: _read_member(path, archive, key, contract[key], steps) for key in wanted}
+    except READ_ERRORS as error:
+        raise DamagedFile(path, _reason(error)) from error
+    except OSError as error:
+        raise DamagedFile(path, error.strerror or "cannot be read") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f".npy version {version} where (1, 0) is expected")
+    return np.lib.format.read_array_header_1_0(file)
+
+
+def _steps_of(path: Path, archive: zipfile.ZipFile) -> int:
+    with archive.open("rewards.npy") as file:
+        shape, _, _ = _header(file)
+    if len(shape) != 1 or not 0 < shape[0] <= MAX_STEPS_ON_FILE:
+        raise DamagedFile(path, f"rewards: shape {shape} where (T,) is expected")
+    return shape[0]
+
+
+def _read_member(
+    path: Path, archive: zipfile.ZipFile, key: str, rule: tuple[str, Shape], steps: int
+) -> np.ndarray:
+    kind, pattern = rule
+    expected = tuple({"T": steps, "T+1": steps + 1}.get(size, size) for size in pattern)
+    with archive.open(key + ".npy") as file:
+        shape, fortran_order, dtype = _header(file)
+        if shape != expected or fortran_order:
+            raise DamagedFile(path, f"{key}: shape {shape} where {expected} is expected")
+        is_text = kind == "str" and dtype.kind == "U" and dtype.itemsize <= 4 * MAX_TEXT_LENGTH
+        if not (is_text or dtype == kind):
+            raise DamagedFile(path, f"{key}: dtype {dtype} where {kind} is expected")
+        size = dtype.itemsize * math.prod(shape)
+        if archive.getinfo(key + ".npy").file_size > size + 1000:
+            raise DamagedFile(path, f"{key}: more bytes than its shape has")
+        data = file.read(size + 1)  # to the end, so that the zip's checksum is compared
+    if len(data) != size:
+        raise DamagedFile(path, f"{key}: {len(data)} bytes where {size} are expected")
+    array = np.frombuffer(data, dtype).reshape(shape)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise DamagedFile(path, f"{key}: NaN or infinity")
+    return array
+
+
+def write_episode(path: Path, episode: Episode) -> None:
+    """Write an episode file, atomically."""
+    write_arrays(
+        path,
+        {
+            "frames": episode.frames,
+            **episode_rows(episode),
+        },
+    )
+
+
+def episode_rows(episode: Episode) -> dict[str, Any]:
+    """All arrays of an episode but its frames, by their names on file."""
+    return {
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+        "terminated": episode.terminated,
+        "truncated": episode.truncated,
+        "lap_finished": np.bool_(episode.lap_finished),
+        "seed": np.int64(episode.seed),
+        "provenance": np.str_(json.dumps(episode.provenance, sort_keys=True)),
+    }
+
+
+def read_episode(path: Path) -> Episode:
+    """Read and check an episode file. Raises DamagedFile."""
+    arrays = read_arrays(path, EPISODE_ARRAYS)
+    rows = np.abs(arrays["actions"])
+    if (rows > 1).any() or (arrays["actions"][:, 1:] < 0).any():
+        raise DamagedFile(path, "actions: outside the action space")
+    return Episode(
+        frames=arrays["frames"],
+        actions=arrays["actions"],
+        rewards=arrays["rewards"],
+        terminated=arrays["terminated"],
+        truncated=arrays["truncated"],
+        lap_finished=bool(arrays["lap_finished"]),
+        seed=int(arrays["seed"]),
+        provenance=_parse_provenance(path, arrays["provenance"]),
+    )
+
+
+def _parse_provenance(path: Path, text: np.ndarray) -> dict[str, Any]:
+    try:
+        provenance = json.loads(str(text))
+    except ValueError as error:
+        raise DamagedFile(path, f"provenance: {_reason(error)}") from error
+    if not isinstance(provenance, dict):
+        raise DamagedFile(path, "provenance: not a JSON object")
+    return provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What a scan knows of a file without reading its large arrays."""
+
+    path: Path
+    mode: str
+    seed: int
+    steps: int
+    fingerprint: str  # hex; changes with any byte of any array
+    provenance: dict[str, Any]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether V and M keep this episode for validation."""
+        return is_held_out(self.seed)
+
+
+def scan(folder: Path, contract: Mapping[str, tuple[str, Shape]]) -> list[Entry]:
+    """The trustworthy files of `folder`/<mode>/<seed>.npz, in order of mode and seed.
+
+    Only headers and the zip directory are read. Damaged files are named on stderr and left out;
+    more than TOLERATED_DAMAGE of them is a Failure.
+    """
+    paths = [path for mode in MODES for path in sorted((folder / mode).glob("[!.]*.npz"))]
+    return tolerate(paths, lambda path: _entry(path, contract), "left out")
+
+
+def tolerate(paths: list[Path], read: Callable[[Path], ItemT], consequence: str) -> list[ItemT]:
+    """`read` every path; name and count the damaged ones, and fail if they are too many."""
+    items, damaged = [], []
+    for path in paths:
+        try:
+            items.append(read(path))
+        except DamagedFile as error:
+            damaged.append(error)
+            print(f"{consequence}: {error}", file=sys.stderr)
+    if damaged:
+        print(f"{len(damaged)} of {len(paths)} files {consequence}", file=sys.stderr)
+    if len(damaged) > max(1, TOLERATED_DAMAGE * len(paths)):
+        raise Failure(f"{len(damaged)} of {len(paths)} files are damaged; first {damaged[0]}")
+    return items
+
+
+def _entry(path: Path, contract: Mapping[str, tuple[str, Shape]]) -> Entry:
+    small = read_arrays(path, contract, ("seed", "provenance", "rewards"))
+    seed = int(small["seed"])
+    if path.stem != str(seed):
+        raise DamagedFile(path, f"seed: {seed} in a file of another name")
+    with zipfile.ZipFile(path) as archive:
+        members = [(info.filename, info.CRC, info.file_size) for info in archive.infolist()]
+    return Entry(
+        path=path,
+        mode=path.parent.name,
+        seed=seed,
+        steps=len(small["rewards"]),
+        fingerprint=hashlib.sha256(repr(members).encode()).hexdigest(),
+        provenance=_parse_provenance(path, small["provenance"]),
+    )
+
+
+def dataset_fingerprint(entries: Iterable[Entry]) -> str:
+    """Hex sha256 of a set of files: which there are, and every byte in them."""
+    lines = sorted(f"{entry.mode}/{entry.seed}/{entry.fingerprint}" for entry in entries)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
