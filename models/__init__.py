@@ -1,0 +1,1 @@
+"""The world model: V sees, M remembers and predicts, C acts. Pure JAX: no files, no environment."""

@@ -1,0 +1,124 @@
+"""Checkpoints: one JSON line that says what is in the file, then the leaves.
+
+The header records the constructor's arguments, the settings, the sha256 of the inputs and that
+of the leaves; the file's own sha256 is the model's name in every lineage.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+
+from models.controller import Controller
+from models.rnn import MDNRNN
+from models.vae import ConvVAE
+from utils.commandline import CommonSettings, Failure
+from utils.files import sha256_of, write_atomically
+
+FORMAT = "world-model-checkpoint 1"
+MAX_HEADER_BYTES = 1_000_000
+
+TreeT = TypeVar("TreeT")
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The first line of a checkpoint."""
+
+    kind: str  # "vae", "rnn", "controller", or one of these + " training"
+    sizes: dict[str, int]  # constructor arguments
+    settings: dict[str, Any]  # of the script that made it
+    inputs: dict[str, str]  # sha256 of what it was made from
+    progress: dict[str, Any]  # steps done and what else a script wants to say
+
+
+def save(path: Path, header: Header, tree: Any) -> None:
+    """Write a checkpoint, atomically. Same header and leaves, same bytes."""
+    payload = io.BytesIO()
+    eqx.tree_serialise_leaves(payload, tree)
+    leaves = payload.getvalue()
+    line = {
+        "format": FORMAT,
+        "sha256": hashlib.sha256(leaves).hexdigest(),
+        **dataclasses.asdict(header),
+    }
+    text = json.dumps(line, sort_keys=True) + "\n"
+    write_atomically(path, lambda file: file.writelines((text.encode(), leaves)))
+
+
+def read_header(path: Path) -> Header:
+    """The header of a checkpoint; Failure if `path` is none or is missing."""
+    return _open(path)[0]
+
+
+def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Header, TreeT]:
+    """Read a checkpoint onto the shapes of `build(header)`, which is never computed.
+
+    Failure says if it is of another kind or architecture, or if its bytes were changed.
+    """
+    header, leaves, sha256 = _open(path)
+    if header.kind != kind:
+        raise Failure(f"{path} holds a {header.kind}, not a {kind}")
+    if hashlib.sha256(leaves).hexdigest() != sha256:
+        raise Failure(f"{path} is damaged: its sha256 is not the one in its header")
+    try:
+        shapes = eqx.filter_eval_shape(build, header)
+        return header, eqx.tree_deserialise_leaves(io.BytesIO(leaves), shapes)
+    except (RuntimeError, ValueError, TypeError, KeyError, EOFError) as error:
+        raise Failure(f"{path} holds a {kind} of another architecture: {error}") from error
+
+
+def _open(path: Path) -> tuple[Header, bytes, str]:
+    if not path.exists():
+        raise Failure(f"{path} is missing: run the step that makes it")
+    with open(path, "rb") as file:
+        line = file.readline(MAX_HEADER_BYTES)
+        leaves = file.read()
+    try:
+        fields = json.loads(line)
+        if fields.pop("format") != FORMAT:
+            raise ValueError("another format")
+        sha256 = fields.pop("sha256")
+        return Header(**fields), leaves, sha256
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failure(f"{path} is damaged or no checkpoint of this project") from error
+
+
+def settings_dict(settings: CommonSettings) -> dict[str, Any]:
+    """A script's settings as they go into a header: all that may change the result."""
+    where_and_how = {field.name for field in dataclasses.fields(CommonSettings)} - {"seed"}
+    values = dataclasses.asdict(settings)
+    return {name: value for name, value in values.items() if name not in where_and_how}
+
+
+def input_sha256(path: Path, step: str) -> str:
+    """sha256 of an input file; Failure names the step that makes it if it is missing."""
+    if not path.exists():
+        raise Failure(f"{path} is missing: run {step}")
+    return sha256_of(path)
+
+
+def count_parameters(tree: Any) -> int:
+    """How many numbers the arrays of a tree hold."""
+    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
+
+
+def load_vae(path: Path) -> tuple[Header, ConvVAE]:
+    """V and its header."""
+    return load(path, "vae", lambda header: ConvVAE(**header.sizes, key=jax.random.key(0)))
+
+
+def load_rnn(path: Path) -> tuple[Header, MDNRNN]:
+    """M and its header."""
+    return load(path, "rnn", lambda header: MDNRNN(**header.sizes, key=jax.random.key(0)))
+
+
+def load_controller(path: Path) -> tuple[Header, Controller]:
+    """C and its header."""
+    return load(path, "controller", lambda header: Controller(**header.sizes))

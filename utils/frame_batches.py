@@ -1,0 +1,91 @@
+"""Batches of frames from more episodes than fit in memory.
+
+Episodes are shuffled, then read shard by shard; the frames of a shard are shuffled again. Which
+frames batch number n holds follows from the seed alone, so a resumed run sees what an
+uninterrupted one would have seen. At most two shards are in memory: one in use, one being read.
+"""
+
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from utils.environment import FRAME_SHAPE
+from utils.episodes import EPISODE_ARRAYS, DamagedFile, Entry, read_arrays
+
+SHARD_FRAMES = 20_000  # 250 MB of frames, some twenty episodes: mixed enough for V
+
+
+def shards_of(entries: Sequence[Entry], seed: int) -> Iterator[list[Entry]]:
+    """Endless shards: each epoch, every episode once, in another order."""
+    for epoch in itertools.count():
+        order = np.random.default_rng([seed, epoch]).permutation(len(entries))
+        shard: list[Entry] = []
+        for index in order:
+            shard.append(entries[index])
+            if frames_in(shard) >= SHARD_FRAMES:
+                yield shard
+                shard = []
+        if shard:
+            yield shard
+
+
+def frames_in(shard: Sequence[Entry]) -> int:
+    """How many frames the episodes of a shard hold."""
+    return sum(entry.steps + 1 for entry in shard)
+
+
+def read_shard(shard: Sequence[Entry]) -> np.ndarray:
+    """All frames of a shard, uint8 (n, 64, 64, 3); a file damaged since the scan is left out."""
+    frames = np.empty((frames_in(shard), *FRAME_SHAPE), np.uint8)
+    count = 0
+    for entry in shard:
+        try:
+            part = read_arrays(entry.path, EPISODE_ARRAYS, ("frames",))["frames"]
+        except DamagedFile as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        frames[count : count + len(part)] = part
+        count += len(part)
+    if count == 0:
+        raise DamagedFile(shard[0].path, "nor can any other episode of its shard be read")
+    return frames[:count]
+
+
+def frame_batches(
+    entries: Sequence[Entry], batch: int, seed: int, start: int
+) -> Iterator[np.ndarray]:
+    """Endless batches, uint8 (batch, 64, 64, 3), from batch number `start` on."""
+
+    def batches_in(shard: list[Entry]) -> int:
+        return max(1, frames_in(shard) // batch)
+
+    numbered = enumerate(shards_of(entries, seed))
+    number, shard = next(numbered)
+    while start >= batches_in(shard):
+        start -= batches_in(shard)
+        number, shard = next(numbered)
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(read_shard, shard)
+        while True:
+            frames, count = reading.result(), batches_in(shard)
+            order = np.random.default_rng([seed, number, len(shard)]).permutation(frames_in(shard))
+            number, shard = next(numbered)
+            reading = reader.submit(read_shard, shard)
+            for position in range(start, count):
+                # Fewer frames than a batch needs, or than the scan saw, are used again.
+                rows = np.arange(position * batch, (position + 1) * batch) % len(order)
+                yield frames[order[rows] % len(frames)]
+            start = 0
+
+
+def spread_frames(entries: Sequence[Entry], count: int) -> np.ndarray:
+    """Up to `count` frames spread evenly over the episodes, uint8 (n, 64, 64, 3)."""
+    picked = []
+    each = -(-count // max(1, len(entries)))
+    for entry in entries[:count]:
+        frames = read_arrays(entry.path, EPISODE_ARRAYS, ("frames",))["frames"]
+        picked.append(frames[np.linspace(0, len(frames) - 1, min(each, len(frames))).astype(int)])
+    return np.concatenate(picked)[:count] if picked else np.empty((0, *FRAME_SHAPE), np.uint8)
