@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from utils import commandline
-from utils.commandline import CommonSettings, Failure, setting
-from utils.driving import AGENT_MODES, AgentFiles, Drive, run_drive, versions
+from utils.commandline import CommonSettings, progress, setting
+from utils.driving import AGENT_MODES, AgentFiles, Drive, find_agent, run_drive, versions
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import EPISODE_ARRAYS, scan
-from utils.files import locked, sha256_of
+from utils.files import locked
 from utils.tracks import MODES, TRAINING
 from utils.workers import default_workers, run_tasks
 
@@ -38,6 +37,8 @@ MENU = {
 
 @dataclass(frozen=True)
 class Settings(CommonSettings):
+    """The flags of this step."""
+
     mode: str | None = setting(None, "how to drive; without it a menu asks", choices=MODES)
     episodes: int = setting(200, "complete the episodes of this mode to so many", minimum=1)
     max_steps: int = setting(MAX_STEPS, "steps after which an episode is cut off", minimum=1)
@@ -45,7 +46,9 @@ class Settings(CommonSettings):
         0.1, "iterative: standard deviation of the noise on each control", minimum=0.0
     )
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
-    env: str = setting("gymnasium", "which drawing of the same environment", choices=tuple(ENVIRONMENTS))
+    env: str = setting(
+        "gymnasium", "which drawing of the same environment", choices=tuple(ENVIRONMENTS)
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {"quick": {"episodes": 24}, "paper": {"episodes": 10_000}}
@@ -90,25 +93,7 @@ def identity_of(mode: str, settings: Settings, agent: AgentFiles | None) -> dict
     driving = {"max_steps": settings.max_steps, "seed": settings.seed}
     if mode == "iterative":
         driving["exploration"] = settings.exploration
-    return {"mode": mode, "settings": driving, "agent": agent and agent_sha256(agent)}
-
-
-def agent_sha256(agent: AgentFiles) -> dict[str, str]:
-    """sha256 of each part of the agent."""
-    return {part: sha256_of(getattr(agent, part)) for part in ("vae", "rnn", "controller")}
-
-
-def find_agent(mode: str, run_dir: Path) -> AgentFiles | None:
-    """The agent that `mode` drives with, if it does; Failure names the step that is missing."""
-    if mode not in AGENT_MODES:
-        return None
-    agent = AgentFiles.of_run(run_dir)
-    steps = {"vae": "run_vae_training.py", "rnn": "train_rnn.py", "controller": "train_dream.py"}
-    for part, script in steps.items():
-        path = getattr(agent, part)
-        if not path.exists():
-            raise Failure(f"mode {mode} drives with an agent, but {path} is missing: run {script}")
-    return agent
+    return {"mode": mode, "settings": driving, "agent": agent and agent.sha256()}
 
 
 def missing_tracks(folder: Path, identity: dict[str, Any], episodes: int) -> list[int]:
@@ -137,7 +122,7 @@ def main(settings: Settings) -> None:
     """Collect the episodes of one mode."""
     mode = settings.mode or ask_mode()
     episodes = settings.episodes if settings.mode else ask_episodes(settings.episodes)
-    agent = find_agent(mode, settings.run_dir)
+    agent = find_agent(settings.run_dir, f"mode {mode}") if mode in AGENT_MODES else None
     folder = settings.data_dir / "rollouts" / mode
     with locked(settings.data_dir):
         identity = identity_of(mode, settings, agent)
@@ -164,7 +149,7 @@ def main(settings: Settings) -> None:
 def collect(tasks: list[Drive], workers: int) -> None:
     """Drive all tasks in parallel, with a bar, and say what came of it."""
     scores, steps, laps, left = [], 0, 0, 0
-    with tqdm(total=len(tasks), unit="episode", disable=not tasks) as bar:
+    with progress(len(tasks), "episode") as bar:
         for _, outcome in run_tasks(run_drive, tasks, min(workers, max(1, len(tasks)))):
             scores.append(outcome.score)
             steps += outcome.steps

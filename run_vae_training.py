@@ -19,12 +19,11 @@ import jax
 import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, UInt8
-from tqdm import tqdm
 
 from models.vae import LATENT, ConvVAE, VAELoss, vae_loss
 from utils import checkpoints, commandline
 from utils.checkpoints import Header
-from utils.commandline import CommonSettings, Failure, describe_device, setting
+from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
 from utils.episodes import EPISODE_ARRAYS, dataset_fingerprint, scan
 from utils.figures import curves, save_image, tile_images, to_uint8
 from utils.files import Metrics, locked, read_metrics
@@ -34,6 +33,8 @@ from utils.lineage import Plan, plan_training, stop_if_diverged
 
 @dataclass(frozen=True)
 class Settings(CommonSettings):
+    """The flags of this step."""
+
     steps: int = setting(4500, "gradient steps", minimum=1)
     continue_steps: int = setting(1500, "gradient steps when only episodes were added", minimum=1)
     batch: int = setting(128, "frames in a step", minimum=1)
@@ -147,7 +148,7 @@ def train(settings: Settings) -> None:
     def header(kind: str, step: int) -> Header:
         return Header(kind, {"latent": LATENT}, values, inputs, plan.progress(step))
 
-    with tqdm(total=steps, initial=plan.done - plan.first, unit="step") as bar:
+    with progress(steps, "step", plan.done - plan.first) as bar:
         for number in range(plan.done + 1, last + 1):
             state, loss = step(jax.random.fold_in(key, number), state, next(batches))
             bar.update()

@@ -23,9 +23,7 @@ class Controller(eqx.Module):
     ) -> Float[Array, "*batch 3"]:
         """The action, squashed as in the paper: tanh, (tanh + 1) / 2, clip(tanh, 0, 1)."""
         raw = jnp.tanh(jnp.concatenate([z, hidden], axis=-1) @ self.weight + self.bias)
-        return jnp.stack(
-            [raw[..., 0], (raw[..., 1] + 1) / 2, jnp.clip(raw[..., 2], 0, 1)], axis=-1
-        )
+        return jnp.stack([raw[..., 0], (raw[..., 1] + 1) / 2, jnp.clip(raw[..., 2], 0, 1)], axis=-1)
 
 
 class Whitening(eqx.Module):
@@ -40,3 +38,9 @@ class Whitening(eqx.Module):
         return eqx.tree_at(
             lambda c: (c.weight, c.bias), controller, (weight, controller.bias - self.mean @ weight)
         )
+
+    def unfold(self, controller: Controller) -> Controller:
+        """The inverse of `fold`."""
+        weight = controller.weight * self.scale[:, None]
+        bias = controller.bias + self.mean @ controller.weight
+        return eqx.tree_at(lambda c: (c.weight, c.bias), controller, (weight, bias))

@@ -119,7 +119,9 @@ class ConvVAE(eqx.Module):
         encoder_key, decoder_key, linear_key = jax.random.split(key, 3)
         widths = (3, 32, 64, 128, 256)
         keys = jax.random.split(encoder_key, 4)
-        self.encoder = [Conv(a, b, key=k) for a, b, k in zip(widths, widths[1:], keys, strict=False)]
+        self.encoder = [
+            Conv(a, b, key=k) for a, b, k in zip(widths, widths[1:], keys, strict=False)
+        ]
         mu_key, logvar_key, from_key = jax.random.split(linear_key, 3)
         self.to_mu = Linear(1024, latent, key=mu_key)
         self.to_logvar = Linear(1024, latent, key=logvar_key)

@@ -28,9 +28,7 @@ def test_conv_equals_equinox(size: int, inputs: int, outputs: int) -> None:
     ("size", "inputs", "outputs", "kernel"),
     [(1, 16, 8, 5), (5, 8, 4, 5), (13, 4, 3, 6), (30, 3, 3, 6)],
 )
-def test_transposed_conv_equals_equinox(
-    size: int, inputs: int, outputs: int, kernel: int
-) -> None:
+def test_transposed_conv_equals_equinox(size: int, inputs: int, outputs: int, kernel: int) -> None:
     ours = ConvTranspose(inputs, outputs, kernel, key=jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (size, size, inputs))
     reference = eqx.nn.ConvTranspose2d(inputs, outputs, kernel, stride=2, key=jax.random.key(2))
@@ -86,7 +84,9 @@ def test_loss_by_hand() -> None:
     np.testing.assert_array_equal(pixel_weights(9.0), weights)
     kl = ((mu**2 + np.exp(-40.0) - 1 + 40.0) / 2).sum(1)
     loss = vae_loss(vae, frames, jax.random.key(2), free_bits=0.5, dashboard_weight=9.0)
-    np.testing.assert_allclose(loss.reconstruction, (squared * weights).sum((1, 2, 3)).mean(), rtol=1e-4)
+    np.testing.assert_allclose(
+        loss.reconstruction, (squared * weights).sum((1, 2, 3)).mean(), rtol=1e-4
+    )
     np.testing.assert_allclose(loss.kl, kl.mean(), rtol=1e-4)
     np.testing.assert_allclose(loss.mse, squared.mean(), rtol=1e-4)
     np.testing.assert_allclose(loss.total, loss.reconstruction + kl.mean(), rtol=1e-5)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
 PRESETS = ("quick", "laptop", "paper")
 
 
@@ -33,7 +35,9 @@ class CommonSettings:
     """The flags that every script has."""
 
     data_dir: Path = setting(Path("data"), "folder of rollouts/ and latents/")
-    run_dir: Path = setting(Path("runs/default"), "folder of this run's models, metrics and figures")
+    run_dir: Path = setting(
+        Path("runs/default"), "folder of this run's models, metrics and figures"
+    )
     seed: int = setting(0, "seed of everything random in this script", minimum=0)
     debug: bool = setting(False, "show the traceback of a failure")
 
@@ -83,7 +87,9 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: A
     if kind is bool:
         # A switch that is on by default is turned off by its --no- form; both forms always exist.
         action = argparse.BooleanOptionalAction
-        parser.add_argument(flag, action=action, default=default, help=f"{text} (default: {default})")
+        parser.add_argument(
+            flag, action=action, default=default, help=f"{text} (default: {default})"
+        )
         return
     options = [option for option in typing.get_args(kind) if option is not type(None)]
     convert = _bounded(options[0] if options else kind, field.metadata)
@@ -146,6 +152,20 @@ def _exit(code: int, message: str) -> typing.NoReturn:
     # A second Ctrl-C while the interpreter tears down would replace the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
+
+
+def progress(total: int, unit: str, initial: int = 0, label: str | None = None) -> tqdm:
+    """A bar with rate and time left; in a log file a line a while, in place of ten a second."""
+    return tqdm(
+        total=total,
+        unit=unit,
+        initial=initial,
+        desc=label,
+        unit_scale=total >= 10_000,
+        mininterval=0.1 if sys.stderr.isatty() else 15.0,
+        maxinterval=30.0,
+        dynamic_ncols=True,
+    )
 
 
 def describe_device() -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from utils.commandline import Failure
 from utils.drivers import Noise, RandomDriver, ScriptedDriver, Style, clip_action, sample_style
 from utils.environment import Driver, drive, make_environment
 from utils.episodes import write_episode
+from utils.files import sha256_of
 from utils.tracks import MODES
 
 AGENT_MODES = ("iterative", "on-policy")
@@ -28,6 +30,21 @@ class AgentFiles:
     def of_run(cls, run_dir: Path) -> "AgentFiles":
         """The agent of a run folder."""
         return cls(run_dir / "vae.eqx", run_dir / "rnn.eqx", run_dir / "controller.eqx")
+
+    def sha256(self) -> dict[str, str]:
+        """The sha256 of each part: the agent's name in every lineage."""
+        return {part: sha256_of(path) for part, path in dataclasses.asdict(self).items()}
+
+
+def find_agent(run_dir: Path, purpose: str) -> AgentFiles:
+    """The agent of a run folder; Failure names the step that is missing."""
+    agent = AgentFiles.of_run(run_dir)
+    steps = {"vae": "run_vae_training.py", "rnn": "train_rnn.py", "controller": "train_dream.py"}
+    for part, script in steps.items():
+        path = getattr(agent, part)
+        if not path.exists():
+            raise Failure(f"{purpose} needs an agent, but {path} is missing: run {script}")
+    return agent
 
 
 @dataclasses.dataclass(frozen=True)

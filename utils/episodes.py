@@ -66,7 +66,7 @@ READ_ERRORS = (
 ItemT = TypeVar("ItemT")
 
 
-class DamagedFile(Exception):
+class DamagedFile(Failure):
     """An .npz that cannot be trusted: names the file and what is wrong in it."""
 
     def __init__(self, path: Path, reason: str):
@@ -175,8 +175,12 @@ def write_episode(path: Path, episode: Episode) -> None:
     )
 
 
-def episode_rows(episode: Episode) -> dict[str, Any]:
-    """All arrays of an episode but its frames, by their names on file."""
+def episode_rows(episode: Episode, origin: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """All arrays of an episode but its frames, by their names on file.
+
+    `origin` is added to the provenance: what a latent file was made from.
+    """
+    provenance = {**episode.provenance, **(origin or {})}
     return {
         "actions": episode.actions,
         "rewards": episode.rewards,
@@ -184,7 +188,7 @@ def episode_rows(episode: Episode) -> dict[str, Any]:
         "truncated": episode.truncated,
         "lap_finished": np.bool_(episode.lap_finished),
         "seed": np.int64(episode.seed),
-        "provenance": np.str_(json.dumps(episode.provenance, sort_keys=True)),
+        "provenance": np.str_(json.dumps(provenance, sort_keys=True)),
     }
 
 
@@ -280,3 +284,17 @@ def dataset_fingerprint(entries: Iterable[Entry]) -> str:
     """Hex sha256 of a set of files: which there are, and every byte in them."""
     lines = sorted(f"{entry.mode}/{entry.seed}/{entry.fingerprint}" for entry in entries)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def find_latents(data_dir: Path, latent: int, vae_sha256: str) -> list[Entry]:
+    """The latent files of `data_dir`; Failure if there are none, or if some are another VAE's."""
+    folder = data_dir / "latents"
+    entries = scan(folder, latent_arrays(latent))
+    if not entries:
+        raise Failure(f"no latents in {folder}: run process_data.py")
+    stale = [entry for entry in entries if entry.provenance.get("vae") != vae_sha256]
+    if stale:
+        raise Failure(
+            f"{len(stale)} latent files are of another VAE, as {stale[0].path}: run process_data.py"
+        )
+    return entries

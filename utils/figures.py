@@ -26,7 +26,9 @@ def curves(
     A metric that some records lack is drawn through those that have it.
     """
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axes, (title, names) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
         for name in names:
             points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
             if points:

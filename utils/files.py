@@ -16,18 +16,18 @@ TEMPORARY_SUFFIX = ".partial"
 LOCK_NAME = ".lock"
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call `write(file)` on a temporary file beside `path`, then rename it to `path`.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what was written there becomes `path` when all went well.
 
     Killed at any moment, `path` holds the old bytes or the new ones. A full disk or any other
     OSError leaves the old ones, removes the temporary file and names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -35,6 +35,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Call `write(file)` on a file that becomes `path` as `replacing` says."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        write(file)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ def plan_training(
     inputs: dict[str, str],
     settings: dict[str, Any],
     fresh: bool,
+    successors: Mapping[str, str] | None = None,
 ) -> Plan:
     """Compare what is there with what is asked for.
 
-    `inputs["data"]` is the fingerprint of the episodes; the other inputs are models below. Files
-    that cannot be read as checkpoints raise Failure: a user decides about them, not this code.
+    `inputs["data"]` is the fingerprint of the episodes; the other inputs are models below. A
+    model below that only went on learning, from the weights `successors` names, counts as the
+    same. Files that cannot be read as checkpoints raise Failure: a user decides about them.
     """
     finished = read_header(final) if final.exists() else None
     origin = "" if finished is None else sha256_of(final)
@@ -58,9 +61,12 @@ def plan_training(
     if _same(finished, inputs, settings):
         return Plan("finished", f"{final} is finished for these inputs and settings")
     below = {name: sha for name, sha in inputs.items() if name != "data"}
-    same_below = all(finished.inputs.get(name) == sha for name, sha in below.items())
-    if fresh or not same_below or finished.settings != settings:
-        changed = [name for name in below if finished.inputs.get(name) != below[name]]
+    changed = [
+        name
+        for name, sha in below.items()
+        if finished.inputs.get(name) not in (sha, (successors or {}).get(name))
+    ]
+    if fresh or changed or finished.settings != settings:
         changed += [k for k in settings if finished.settings.get(k) != settings[k]]
         return Plan("begin", f"from scratch: {', '.join(changed) or 'data'} changed")
     done = finished.progress["step"]

@@ -25,5 +25,3 @@ HOLD_OUT_EVERY, HOLD_OUT_REMAINDER = 10, 1
 def is_held_out(track: int) -> bool:
     """Whether V and M keep this training track for their validation losses."""
     return track % HOLD_OUT_EVERY == HOLD_OUT_REMAINDER
-
-

@@ -82,7 +82,9 @@ def run_tasks(
                 failure = future.exception()
                 if isinstance(failure, (ProcessExpired, TimeoutError)):
                     if attempt == ATTEMPTS:
-                        raise Failure(f"{task}: its worker died or hung {ATTEMPTS} times: {failure}")
+                        raise Failure(
+                            f"{task}: its worker died or hung {ATTEMPTS} times: {failure}"
+                        )
                     start(task, attempt + 1)
                     continue
                 result = future.result()

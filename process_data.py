@@ -1,0 +1,133 @@
+"""Step 3: encode. Turn every collected frame into the mu and logvar that V sees in it.
+
+    python process_data.py
+
+Reads data/rollouts/ and the run's vae.eqx. Writes data/latents/<mode>/<seed>.npz, about 0.25 kB a
+frame. Only episodes that are new, or that another VAE encoded, are encoded again. About 1,000
+frames/s on 2 CPU cores.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from models.vae import ConvVAE
+from utils import commandline
+from utils.checkpoints import load_vae
+from utils.commandline import CommonSettings, describe_device, progress, setting
+from utils.environment import Episode
+from utils.episodes import (
+    EPISODE_ARRAYS,
+    Entry,
+    episode_rows,
+    latent_arrays,
+    read_episode,
+    scan,
+    tolerate,
+    write_arrays,
+)
+from utils.files import locked, sha256_of
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    """The flags of this step."""
+
+    batch: int = setting(256, "frames encoded at once", minimum=1)
+
+
+PRESETS: dict[str, dict[str, Any]] = {}
+
+
+@eqx.filter_jit
+def encode_batch(vae: ConvVAE, frames: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Frames uint8 (batch, 64, 64, 3) -> mu and logvar, float32 (batch, latent)."""
+    return jax.vmap(vae.encode)(frames)
+
+
+def encode(vae: ConvVAE, frames: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """mu and logvar of any number of frames, float32 (n, latent).
+
+    The last batch is padded: every product has the same shape, so a frame's latent does not
+    depend on how many others are encoded with it.
+    """
+    parts = []
+    for start in range(0, len(frames), batch):
+        part = frames[start : start + batch]
+        padded = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
+        mu, logvar = encode_batch(vae, padded)
+        parts.append((np.asarray(mu)[: len(part)], np.asarray(logvar)[: len(part)]))
+    mu, logvar = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return mu, logvar
+
+
+def latent_path(settings: Settings, entry: Entry) -> Path:
+    """Where an episode's latents lie: the same mode and stem."""
+    return settings.data_dir / "latents" / entry.mode / entry.path.name
+
+
+def is_current(path: Path, entry: Entry, vae_sha256: str, latents: dict[Path, Entry]) -> bool:
+    """Whether the latents at `path` are of this very episode and this very VAE."""
+    found = latents.get(path)
+    return found is not None and (
+        found.provenance.get("vae") == vae_sha256
+        and found.provenance.get("episode") == entry.fingerprint
+    )
+
+
+def main(settings: Settings) -> None:
+    """Encode what is new or stale; remove latents whose episode is gone."""
+    print(describe_device())
+    header, vae = load_vae(settings.run_dir / "vae.eqx")
+    vae_sha256 = sha256_of(settings.run_dir / "vae.eqx")
+    with locked(settings.data_dir):
+        episodes = scan(settings.data_dir / "rollouts", EPISODE_ARRAYS)
+        latents = {
+            entry.path: entry
+            for entry in scan(settings.data_dir / "latents", latent_arrays(header.sizes["latent"]))
+        }
+        wanted = {latent_path(settings, entry): entry for entry in episodes}
+        for path in (settings.data_dir / "latents").glob("*/[!.]*.npz"):
+            if path not in wanted:
+                path.unlink()
+        stale = [e for path, e in wanted.items() if not is_current(path, e, vae_sha256, latents)]
+        print(f"{len(episodes)} episodes, {len(stale)} to encode")
+        encode_all(settings, vae, vae_sha256, stale)
+
+
+def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[Entry]) -> None:
+    """Encode the episodes of `entries`; damaged ones are named and left out."""
+    by_path = {entry.path: entry for entry in entries}
+    bar = progress(sum(entry.steps + 1 for entry in entries), "frame")
+    with bar, ThreadPoolExecutor(1) as reader:
+        reads = read_ahead(reader, list(by_path))
+
+        def encode_next(path: Path) -> None:
+            episode = next(reads).result()
+            mu, logvar = encode(vae, episode.frames, settings.batch)
+            origin = {"vae": vae_sha256, "episode": by_path[path].fingerprint}
+            rows = episode_rows(episode, origin)
+            write_arrays(latent_path(settings, by_path[path]), {"mu": mu, "logvar": logvar, **rows})
+            bar.update(len(episode.frames))
+
+        tolerate(list(by_path), encode_next, "not encoded")
+
+
+def read_ahead(reader: ThreadPoolExecutor, paths: list[Path]) -> Iterator[Future[Episode]]:
+    """Reads of all episodes in order, one of them always under way."""
+    reading = [reader.submit(read_episode, path) for path in paths[:1]]
+    for path in paths[1:]:
+        done = reading.pop()
+        reading.append(reader.submit(read_episode, path))
+        yield done
+    yield from reading
+
+
+if __name__ == "__main__":
+    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))

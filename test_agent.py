@@ -1,0 +1,157 @@
+"""Step 6: face reality. Drive real tracks with the agent that was evolved in the dream.
+
+    python test_agent.py                          # 100 test tracks, the standard protocol
+    python test_agent.py --split validation --episodes 16
+    python test_agent.py --first-track 7 --episodes 1 --yardstick random
+
+Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir, drives from the first frame on: no scripted
+warm-up. Writes evaluation.json, and for the first --videos tracks a film (Real | Reconstruction |
+Dream), a grid image and a plot, to --output-dir. About 500 steps/s a core beside the drawing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import commandline
+from utils.agent import Agent
+from utils.commandline import CommonSettings, describe_device, progress, setting
+from utils.driving import AgentFiles, Drive, Outcome, find_agent, run_drive, versions
+from utils.environment import ENVIRONMENTS, MAX_STEPS
+from utils.episodes import read_episode
+from utils.files import locked, write_json
+from utils.film import replay, write_film, write_grid, write_plot
+from utils.tracks import SPLITS
+from utils.workers import default_workers, run_tasks
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    """The flags of this step."""
+
+    split: str = setting("test", "which tracks", choices=tuple(SPLITS))
+    episodes: int = setting(100, "tracks to drive, one episode each", minimum=1)
+    first_track: int | None = setting(
+        None, "drive the tracks from this seed on instead of a split", minimum=0, maximum=2**32 - 1
+    )
+    output_dir: Path | None = setting(None, "where results go, by default --run-dir")
+    yardstick: str = setting(
+        "none", "another driver on the same tracks", choices=("none", "random", "scripted")
+    )
+    videos: int = setting(1, "how many of the tracks are filmed", minimum=0)
+    dream_from: int = setting(100, "step at which the film's open-loop dream begins", minimum=0)
+    workers: int = setting(default_workers(), "processes, one core each", minimum=1)
+    env: str = setting(
+        "gymnasium", "which drawing of the same environment", choices=tuple(ENVIRONMENTS)
+    )
+
+
+PRESETS: dict[str, dict[str, Any]] = {"quick": {"episodes": 8}}
+BOOTSTRAP_SAMPLES = 10_000
+
+
+def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Scores by track, their mean ± std, and a 95% bootstrap interval of the mean."""
+    scores = np.array([outcome.score for outcome in outcomes])
+    draws = np.random.default_rng(0).choice(scores, (BOOTSTRAP_SAMPLES, len(scores)))
+    return {
+        "tracks": [outcome.track for outcome in outcomes],
+        "scores": scores.tolist(),
+        "mean": float(scores.mean()),
+        "std": float(scores.std()),
+        "interval": np.percentile(draws.mean(axis=1), [2.5, 97.5]).tolist(),
+        "steps": [outcome.steps for outcome in outcomes],
+        "finished": [outcome.lap_finished for outcome in outcomes],
+    }
+
+
+def drive_all(tasks: list[Drive], workers: int, label: str) -> list[Outcome]:
+    """Drive all tasks in parallel; outcomes in the order of the tasks."""
+    outcomes = {}
+    with progress(len(tasks), "episode", label=label) as bar:
+        for _, outcome in run_tasks(run_drive, tasks, min(workers, len(tasks))):
+            outcomes[outcome.track] = outcome
+            bar.update()
+            bar.set_postfix(mean=f"{np.mean([o.score for o in outcomes.values()]):.0f}")
+    return [outcomes[task.track] for task in tasks]
+
+
+def describe(name: str, summary: dict[str, Any]) -> str:
+    """One line of results."""
+    low, high = summary["interval"]
+    return (
+        f"{name}: {summary['mean']:.1f} ± {summary['std']:.1f} on {len(summary['scores'])} tracks "
+        f"(95% interval of the mean {low:.0f} … {high:.0f}), "
+        f"{sum(summary['finished'])} laps finished, {np.mean(summary['steps']):.0f} steps"
+    )
+
+
+def main(settings: Settings) -> None:
+    """Evaluate, film, and write everything down."""
+    print(describe_device())
+    output = settings.output_dir or settings.run_dir
+    files = find_agent(settings.run_dir, "test_agent.py")
+    agent = Agent.load(files)
+    with locked(output):
+        evaluation = evaluate(settings, files, output)
+        write_json(output / "evaluation.json", evaluation)
+        for track in evaluation["tracks"][: settings.videos]:
+            film(settings, agent, output, track)
+    yardstick = evaluation["yardstick"]
+    if yardstick:
+        print(describe(f"{yardstick['driver']} driving", yardstick))
+    print(describe("the agent", evaluation))
+    print(f"{output / 'evaluation.json'}")
+
+
+def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, Any]:
+    """Drive the agent, and the yardstick if there is one, over the tracks."""
+    first = settings.first_track
+    tracks = SPLITS[settings.split] if first is None else range(first, first + settings.episodes)
+    drives = [
+        Drive(
+            track=track,
+            driver="on-policy",
+            max_steps=MAX_STEPS,
+            environment=settings.env,
+            agent=files,
+            output=episode_path(output, track) if index < settings.videos else None,
+            provenance={"mode": "on-policy", "agent": files.sha256()},
+        )
+        for index, track in enumerate(tracks[: settings.episodes])
+    ]
+    evaluation = {
+        "split": settings.split if first is None else None,
+        **summarise(drive_all(drives, settings.workers, "agent")),
+        "agent": files.sha256(),
+        "versions": versions("jax", "equinox"),
+        "yardstick": None,
+    }
+    if settings.yardstick != "none":
+        others = [
+            Drive(drive.track, settings.yardstick, MAX_STEPS, settings.env) for drive in drives
+        ]
+        outcomes = drive_all(others, settings.workers, settings.yardstick)
+        evaluation["yardstick"] = {"driver": settings.yardstick, **summarise(outcomes)}
+    return evaluation
+
+
+def episode_path(output: Path, track: int) -> Path:
+    """Where a filmed episode is kept."""
+    return output / "episodes" / f"{track}.npz"
+
+
+def film(settings: Settings, agent: Agent, output: Path, track: int) -> None:
+    """Write film, grid and plot of one driven track."""
+    episode = read_episode(episode_path(output, track))
+    shown = replay(agent.vae, agent.rnn, episode, settings.dream_from)
+    write_film(output / f"track_{track}.mp4", episode, shown)
+    write_grid(output / f"track_{track}_grid.png", episode, shown)
+    write_plot(output / f"track_{track}_plot.png", episode, shown)
+    print(f"filmed {output / f'track_{track}.mp4'}, score {episode.score:.0f}")
+
+
+if __name__ == "__main__":
+    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))

@@ -1,0 +1,268 @@
+"""Step 5: evolve a controller inside the dream.
+
+    python train_dream.py
+    python train_dream.py --temperature 1.1 --generations 800
+    python train_dream.py --no-real-validation    # never look at the real track
+
+Reads data/latents/ (dreams begin at moments of real episodes), vae.eqx and rnn.eqx. CMA-ES evolves
+all parameters of the controller from zero. Every --validate-every generations the distribution's
+mean is saved and driven on real validation tracks; the best of these becomes controller.eqx. Also
+writes snapshots/, controller.metrics.jsonl and controller.png. About 2 seconds a generation of
+64 candidates × 16 dreams × 200 steps on 2 CPU cores. Run again, it goes on where it was stopped.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from evosax.algorithms import CMA_ES
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from models.controller import Controller, Whitening
+from models.dream import dream_returns
+from models.rnn import MDNRNN, mixture_noise
+from utils import checkpoints, commandline
+from utils.agent import require_lineage
+from utils.checkpoints import Header
+from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
+from utils.dream_starts import StartBank, build_bank
+from utils.driving import AgentFiles, Drive, run_drive
+from utils.environment import ENVIRONMENTS, MAX_STEPS
+from utils.episodes import dataset_fingerprint, find_latents
+from utils.figures import curves
+from utils.files import Metrics, locked, read_metrics, sha256_of
+from utils.lineage import Plan, plan_training
+from utils.tracks import VALIDATION
+from utils.workers import default_workers, run_tasks
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    """The flags of this step."""
+
+    generations: int = setting(600, "generations of CMA-ES", minimum=1)
+    continue_generations: int = setting(
+        200, "generations when M only learned from more episodes", minimum=1
+    )
+    candidates: int = setting(64, "controllers in a generation", minimum=4)
+    dreams: int = setting(16, "dreams that each candidate is judged by", minimum=1)
+    horizon: int = setting(200, "steps of a dream; M is less and less to be trusted", minimum=1)
+    temperature: float = setting(
+        1.0, "of the dream: above 1 it is harder to exploit, below 1 easier", minimum=0.01
+    )
+    sigma: float = setting(0.05, "first mutation strength, on whitened [z, h]", minimum=0.0)
+    reset_share: float = setting(0.15, "share of dreams that begin at a start line", minimum=0.0)
+    on_policy_share: float = setting(
+        0.5, "share of the other dreams that begin in the agent's own drives", minimum=0.0
+    )
+    validate_every: int = setting(50, "generations between saved means", minimum=1)
+    validation_tracks: int = setting(8, "real tracks that each saved mean drives", minimum=1)
+    real_validation: bool = setting(True, "choose among saved means by real validation tracks")
+    workers: int = setting(default_workers(), "processes for real drives", minimum=1)
+    env: str = setting("gymnasium", "drawing of the real tracks", choices=tuple(ENVIRONMENTS))
+    save_every: int = setting(10, "generations between saved states", minimum=1)
+    fresh: bool = setting(False, "begin from zero even where the last controller could be used")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "generations": 100,
+        "continue_generations": 40,
+        "validate_every": 50,
+        "validation_tracks": 4,
+    },
+    "paper": {"generations": 1500, "continue_generations": 300, "candidates": 128},
+}
+FIXED_DREAMS = 64  # on which every saved mean is judged, always the same
+
+
+class Evolution(eqx.Module):
+    """What one generation needs besides the search's state; fixed for a whole run."""
+
+    rnn: MDNRNN
+    bank: StartBank
+    whitening: Whitening
+    settings: Settings = eqx.field(static=True)
+
+    def returns(self, controllers: Controller, key: PRNGKeyArray, dreams: int) -> Array:
+        """Dream returns (candidates, dreams) of controllers on whitened features."""
+        start_key, noise_key = jax.random.split(key)
+        settings = self.settings
+        starts = self.bank.draw(start_key, dreams, settings.reset_share, settings.on_policy_share)
+        noise = mixture_noise(noise_key, (dreams, settings.horizon, self.rnn.latent))
+        folded = jax.vmap(self.whitening.fold)(controllers)
+        return dream_returns(self.rnn, folded, starts, noise, settings.temperature)
+
+
+@eqx.filter_jit
+def evolve(
+    search: CMA_ES, params: Any, state: Any, evolution: Evolution, key: PRNGKeyArray
+) -> tuple[Any, Float[Array, " candidates"]]:
+    """One generation: ask, dream, tell. Returns the new state and every candidate's return."""
+    ask_key, dream_key, tell_key = jax.random.split(key, 3)
+    population, state = search.ask(ask_key, state, params)
+    returns = evolution.returns(population, dream_key, evolution.settings.dreams).mean(axis=1)
+    state, _ = search.tell(tell_key, population, -returns, state, params)
+    return state, returns
+
+
+@eqx.filter_jit
+def judge(evolution: Evolution, mean: Controller) -> Float[Array, ""]:
+    """Return of one controller on dreams that are always the same."""
+    controllers = jax.tree.map(lambda x: x[None], mean)
+    return evolution.returns(controllers, jax.random.key(0), FIXED_DREAMS).mean()
+
+
+def validate(settings: Settings, controller: Path) -> list[float]:
+    """Scores of a saved mean on the first validation tracks, driven for real."""
+    agent = AgentFiles(settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx", controller)
+    tasks = [
+        Drive(track, "on-policy", MAX_STEPS, environment=settings.env, agent=agent)
+        for track in VALIDATION[: settings.validation_tracks]
+    ]
+    scores = {task.track: out.score for task, out in run_tasks(run_drive, tasks, settings.workers)}
+    return [scores[task.track] for task in tasks]
+
+
+def snapshot_path(settings: Settings, generation: int) -> Path:
+    """Where the mean of a generation is saved."""
+    return settings.run_dir / "snapshots" / f"{generation:06d}.eqx"
+
+
+def choose(settings: Settings, first: int) -> dict[str, Any]:
+    """The record of the best saved mean of this run.
+
+    By its real validation score; without one by its return on the fixed dreams.
+    """
+    records = read_metrics(settings.run_dir / "controller.metrics.jsonl")
+    records = [r for r in records if r["step"] > first and "judged" in r]
+    measure = "real" if settings.real_validation else "judged"
+    return max(records, key=lambda record: record[measure])
+
+
+def draw(settings: Settings) -> None:
+    """Dream and real scores over generations, from the metrics file."""
+    panels = {
+        f"return of {settings.horizon} dreamed steps": ("best", "mean", "judged"),
+        "real score on validation tracks": ("real",),
+        "mutation strength": ("sigma",),
+    }
+    records = read_metrics(settings.run_dir / "controller.metrics.jsonl")
+    curves(settings.run_dir / "controller.png", records, panels, xlabel="generation")
+
+
+def main(settings: Settings) -> None:
+    """Evolve, or say that there is nothing to do."""
+    print(describe_device())
+    with locked(settings.run_dir):
+        train(settings)
+
+
+def train(settings: Settings) -> None:
+    """Evolve from zero, from a stopped run's state or from the last controller."""
+    final, saved = (settings.run_dir / f"controller{end}.eqx" for end in ("", ".training"))
+    vae_path, rnn_path = settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx"
+    rnn_header, rnn = checkpoints.load_rnn(rnn_path)
+    require_lineage(rnn_path, rnn_header.inputs, "vae", vae_path)
+    entries = find_latents(settings.data_dir, rnn.latent, rnn_header.inputs["vae"])
+    inputs = {
+        "data": dataset_fingerprint(entries),
+        "vae": rnn_header.inputs["vae"],
+        "rnn": sha256_of(rnn_path),
+    }
+    values = checkpoints.settings_dict(settings)
+    origin = rnn_header.progress["continued_from"]
+    plan = plan_training(final, saved, inputs, values, settings.fresh, {"rnn": origin})
+    print(f"C: {plan.reason}")
+    if plan.action == "finished":
+        return
+
+    bank = build_bank([entry for entry in entries if not entry.held_out], rnn, settings.seed)
+    evolution = Evolution(rnn, bank, whiten(bank), settings)
+    search, params, state = first_state(plan, evolution, settings)
+    generations = settings.continue_generations if plan.continued_from else settings.generations
+    metrics = Metrics(settings.run_dir / "controller.metrics.jsonl", plan.done)
+    key, last = jax.random.key(settings.seed), plan.first + generations
+
+    def header(kind: str, generation: int) -> Header:
+        sizes = {"features": rnn.latent + rnn.hidden}
+        return Header(kind, sizes, values, inputs, plan.progress(generation))
+
+    with progress(generations, "generation", plan.done - plan.first) as bar:
+        for number in range(plan.done + 1, last + 1):
+            generation_key = jax.random.fold_in(key, number)
+            state, returns = evolve(search, params, state, evolution, generation_key)
+            record = summarise(returns, number, saved) | {"sigma": float(state.std)}
+            if number % settings.validate_every == 0 or number == last:
+                mean = search.get_mean(state)
+                record["judged"] = float(judge(evolution, mean))
+                path = snapshot_path(settings, number)
+                checkpoints.save(path, header("controller", number), evolution.whitening.fold(mean))
+                if settings.real_validation:
+                    record["scores"] = validate(settings, path)
+                    record["real"] = float(np.mean(record["scores"]))
+                    bar.write(f"generation {number}: real {record['real']:.0f}")
+            metrics.append(step=number, **record)
+            if "judged" in record or number % settings.save_every == 0:
+                checkpoints.save(saved, header("controller training", number), state)
+            bar.update()
+            bar.set_postfix(best=f"{record['best']:.0f}", mean=f"{record['mean']:.0f}")
+
+    best = choose(settings, plan.first)
+    _, controller = checkpoints.load_controller(snapshot_path(settings, best["step"]))
+    checkpoints.save(final, header("controller", last), controller)
+    saved.unlink()
+    draw(settings)
+    print(f"{final}: generation {best['step']}, " + describe(best))
+
+
+def summarise(returns: Array, generation: int, saved: Path) -> dict[str, float]:
+    """Best, mean and spread of a generation; Failure if no candidate's return is a number."""
+    values = np.asarray(returns)
+    if not np.isfinite(values).any():
+        raise Failure(
+            f"no dream of generation {generation} has a return; the last good state is {saved}. "
+            "Is M trained? Try train_rnn.py --fresh with a lower --learning-rate"
+        )
+    return {
+        "best": float(np.nanmax(values)),
+        "mean": float(np.nanmean(values)),
+        "spread": float(np.nanstd(values)),
+    }
+
+
+def describe(record: dict[str, Any]) -> str:
+    """What a saved mean reached, in words."""
+    text = f"return {record['judged']:.0f} in the dream"
+    return f"{text}, {record['real']:.0f} on validation tracks" if "real" in record else text
+
+
+def whiten(bank: StartBank) -> Whitening:
+    """Mean and scale of what a controller sees at the starts."""
+    features = bank.features()
+    # A feature that hardly varies would be blown up to noise.
+    return Whitening(features.mean(axis=0), jnp.maximum(features.std(axis=0), 1e-2))
+
+
+def first_state(plan: Plan, evolution: Evolution, settings: Settings) -> tuple[CMA_ES, Any, Any]:
+    """The search, its parameters and the state that the plan begins with."""
+    zero = Controller(evolution.whitening.mean.shape[0])
+    search = CMA_ES(population_size=settings.candidates, solution=zero)
+    params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
+    mean = zero
+    if plan.action == "continue":
+        _, last = checkpoints.load_controller(settings.run_dir / "controller.eqx")
+        mean = evolution.whitening.unfold(last)
+    state = search.init(jax.random.key(settings.seed), mean, params)
+    if plan.action == "resume":
+        saved = settings.run_dir / "controller.training.eqx"
+        _, state = checkpoints.load(saved, "controller training", lambda _: state)
+    return search, params, state
+
+
+if __name__ == "__main__":
+    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))

@@ -1,0 +1,96 @@
+"""Where dreams begin: moments of real episodes, with the memory that a driver has there."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from models.dream import DreamState
+from models.forecast import states_before
+from models.rnn import MDNRNN, LSTMState
+from utils.driving import AGENT_MODES
+from utils.episodes import Entry
+from utils.latent_windows import LatentEpisode, read_latents
+
+EPISODES, MOMENTS = 192, 24  # read for the bank, and moments taken from each
+ZOOM_STEPS = 50  # the camera zooms in during the first second, unlike anything after
+
+
+class StartBank(NamedTuple):
+    """Moments to begin from, in three groups: (moments, latent) and (moments, hidden)."""
+
+    resets: DreamState  # first frames, with an empty memory
+    on_policy: DreamState  # moments of the agent's own drives; the others' if there are none
+    others: DreamState
+
+    def draw(
+        self, key: PRNGKeyArray, dreams: int, reset_share: float, on_policy_share: float
+    ) -> DreamState:
+        """A batch of starts, in fixed shares of the groups, drawn at random inside each."""
+        resets = round(dreams * reset_share)
+        on_policy = round((dreams - resets) * on_policy_share)
+        counts = (resets, on_policy, dreams - resets - on_policy)
+        keys = jax.random.split(key, 3)
+        parts = [_pick(k, group, n) for k, group, n in zip(keys, self, counts, strict=True)]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+    def features(self) -> Float[Array, "moments features"]:
+        """[z, h] at all moments, what the controller gets to see."""
+        groups = (self.on_policy, self.others)
+        return jnp.concatenate(
+            [jnp.concatenate([group.z, group.memory.hidden], -1) for group in groups]
+        )
+
+
+def _pick(key: PRNGKeyArray, group: DreamState, count: int) -> DreamState:
+    chosen = jax.random.randint(key, (count,), 0, group.z.shape[0])
+    return jax.tree.map(lambda x: x[chosen], group)
+
+
+@eqx.filter_jit
+def _moments_of(
+    rnn: MDNRNN, z: Float[Array, "time latent"], actions: Array, rows: Int[Array, " moments"]
+) -> DreamState:
+    states = states_before(rnn, z, actions)
+    return DreamState(z[rows], LSTMState(states.hidden[rows], states.cell[rows]))
+
+
+def build_bank(entries: Sequence[Entry], rnn: MDNRNN, seed: int) -> StartBank:
+    """Take moments from up to EPISODES episodes, half of them the agent's own where it drove.
+
+    The newest of its drives are taken first: they are the ones nearest to the present agent.
+    """
+    rng = np.random.default_rng([seed, len(entries)])
+    own = [entry for entry in entries if entry.mode in AGENT_MODES]
+    others = [entry for entry in entries if entry.mode not in AGENT_MODES]
+    own = sorted(own, key=lambda entry: entry.seed)[-EPISODES // 2 :]
+    others = [others[i] for i in rng.permutation(len(others))[: EPISODES - len(own)]]
+    longest = max(entry.steps for entry in own + others)
+    resets, groups = [], []
+    for part in (own or others, others or own):
+        states = []
+        for entry in part:
+            episode = read_latents(entry, rnn.latent, smoothing=1)
+            resets.append(episode.mu[0])
+            states.append(_sample_moments(rnn, episode, longest, rng))
+        groups.append(jax.tree.map(lambda *x: jnp.concatenate(x), *states))
+    first = jnp.stack(resets)
+    empty = jax.tree.map(lambda s: jnp.zeros((len(resets), *s.shape)), rnn.initial_state())
+    return StartBank(DreamState(first, empty), *groups)
+
+
+def _sample_moments(
+    rnn: MDNRNN, episode: LatentEpisode, longest: int, rng: np.random.Generator
+) -> DreamState:
+    steps = len(episode.actions)
+    rows = rng.integers(min(ZOOM_STEPS, steps - 1), steps, MOMENTS)
+    # Padded to one length: one compilation. What comes after the rows does not matter to them.
+    z, actions = (
+        np.pad(array[:steps], ((0, longest - steps), (0, 0)))
+        for array in (episode.mu, episode.actions)
+    )
+    return _moments_of(rnn, z, actions, rows)
