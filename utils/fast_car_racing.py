@@ -69,7 +69,8 @@ class Renderer:
         columns, column_recip = shrinking.shrinking_axis(rasterizer.WIDTH, shrinking.SIZE, bits)
         rows, row_recip = shrinking.shrinking_axis(rasterizer.HEIGHT, shrinking.SIZE, bits)
         ranges = shrinking.cell_ranges(columns, rasterizer.WIDTH)
-        self.filters = columns, ranges, column_recip, rows, row_recip, bits
+        whole = shrinking.whole_pixels(columns)
+        self.filters = columns, ranges, whole, column_recip, rows, row_recip, bits
         height, most = rasterizer.HEIGHT, rasterizer.MAX_COMMANDS
         self.commands = np.empty((height, most), np.int64)
         self.counts = np.zeros(height, np.int64)
@@ -81,9 +82,9 @@ class Renderer:
         self.buffers = (
             np.empty(3 * shrinking.SIZE, np.uint8),
             np.empty(shrinking.SIZE, np.uint8),
-            np.empty(rasterizer.WIDTH, np.int64),
+            np.empty((shrinking.SIZE, shrinking.LANES), np.uint32),
             np.empty(4 * most, np.int64),
-            np.empty(3 * shrinking.SIZE, np.int64),
+            np.empty(3 * shrinking.SIZE, np.uint16),
         )
         self.view = np.empty(12)
         self.bodies = np.empty((SHAPES, 4), np.float32)
@@ -94,6 +95,9 @@ class Renderer:
         grass = _grass_corners()
         road = np.array([poly for poly, _ in env.road_poly], np.float64)
         self.corners = np.concatenate([grass, road])
+        centers = self.corners.mean(axis=1, keepdims=True)
+        reach = np.linalg.norm(self.corners - centers, axis=2).max(axis=1)
+        self.circles = np.column_stack([centers[:, 0], reach])  # a circle around each polygon
         self.colors = np.empty((len(self.corners), 3))
         self.colors[0], self.colors[1 : len(grass)] = env.bg_color, env.grass_color
         self.colors[len(grass) :] = [color for _, color in env.road_poly]
@@ -118,15 +122,15 @@ class Renderer:
         packed = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
         first = np.sort(np.unique(packed, return_index=True)[1])
         self.palette, rgb = packed[first], rgb[first]
-        columns, _, recip, _, _, bits = self.filters
+        columns, _, _, recip, _, _, bits = self.filters
         self.plain_averages = shrinking.plain_cells(rgb, columns, recip, bits)
 
     def draw(self, env: CarRacing) -> np.ndarray | None:
         """The observation, uint8 (96, 96, 3), or None where Gymnasium should draw it."""
         self._look(env)
         drawn = rasterizer.draw_scene(
-            self.commands, self.counts, self.scratch, self.view, self.corners, self.colors,
-            self.shapes, self.bodies, self.treads, self.palette,
+            self.commands, self.counts, self.scratch, self.view, self.corners, self.circles,
+            self.colors, self.shapes, self.bodies, self.treads, self.palette,
         )  # fmt: skip
         if not drawn:
             return None

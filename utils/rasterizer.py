@@ -14,7 +14,7 @@ from numba import njit
 
 WIDTH, HEIGHT = 1000, 800  # the surface that Gymnasium draws on, in pixels
 DASHBOARD = 100  # rows that the dashboard covers
-MAX_COMMANDS = 4096  # spans and blended pixels in one row; a frame with more is refused
+MAX_COMMANDS = 2056  # spans and blended pixels in one row; a frame with more is refused
 MAX_CORNERS = 8
 OPAQUE = 255
 # The colours of car and dashboard begin every palette: black, tread, hull, then the indicators.
@@ -55,13 +55,36 @@ def _span(commands, counts, y, x1, x2, color):
 def _blend(commands, counts, inside, x, y, color, weight):
     """Append a pixel mixed in with `weight` of 255, unless the polygon's fill will cover it."""
     alpha = (255 * weight) >> 8
-    if alpha == 0 or x < 0 or x >= WIDTH or y < DASHBOARD or y >= HEIGHT:
-        return
-    if inside[y, 0] <= x <= inside[y, 1]:
+    if inside[y, 0] <= x <= inside[y, 1] or alpha == 0 or x < 0 or x >= WIDTH:
         return
     count = min(counts[y], MAX_COMMANDS - 1)
     commands[y, count] = x | x << 10 | color << 20 | alpha << 28
     counts[y] = counts[y] + 1
+
+
+@compiled
+def _blend_run(commands, counts, inside, y, left, right, origin, slope, flip, color):
+    """Append pixels left..right of row y that a flat line passes, but for those filled later.
+
+    A pixel's weight is the fraction of slope * |x - origin| in 1/256, with all bits flipped where
+    `flip` is 255 rather than 0.
+    """
+    if y < DASHBOARD or y >= HEIGHT:
+        return
+    row, count = commands[y], counts[y]
+    for part in range(2):
+        begin = left if part == 0 else max(left, inside[y, 1] + 1)
+        end = min(right, inside[y, 0] - 1) if part == 0 else right
+        if part == 0 and inside[y, 0] > inside[y, 1]:
+            end = right
+        elif part == 1 and inside[y, 0] > inside[y, 1]:
+            break
+        for x in range(begin, end + 1):
+            weight = ((abs(x - origin) * slope >> 8) & 255) ^ flip
+            alpha = (255 * weight) >> 8
+            row[min(count, MAX_COMMANDS - 1)] = x | x << 10 | color << 20 | alpha << 28
+            count += 1 if alpha > 0 else 0
+    counts[y] = count
 
 
 @compiled
@@ -128,16 +151,21 @@ def _smooth_edge(commands, counts, inside, x1, y1, x2, y2, color):
     dx, dy = abs(end_x - x), end_y - y
     if dy > dx:
         slope = (dx << 16) // dy
-        for i in range(1, dy):
+        for i in range(max(1, DASHBOARD - y), dy):
             column, weight = x + step * (i * slope >> 16), (i * slope >> 8) & 255
             _blend(commands, counts, inside, column, y + i, color, 255 - weight)
             _blend(commands, counts, inside, column + step, y + i, color, weight)
     else:
         slope = (dy << 16) // dx
-        for i in range(1, dx):
-            row, weight = y + (i * slope >> 16), (i * slope >> 8) & 255
-            _blend(commands, counts, inside, x + step * i, row, color, 255 - weight)
-            _blend(commands, counts, inside, x + step * i, row + 1, color, weight)
+        begin = 1
+        while begin < dx:  # the columns in which the line stays in one row
+            row = begin * slope >> 16
+            end = min(dx, (((row + 1) << 16) + slope - 1) // slope) - 1
+            left, right = x + step * begin, x + step * end
+            left, right = min(left, right), max(left, right)
+            _blend_run(commands, counts, inside, y + row, left, right, x, slope, 255, color)
+            _blend_run(commands, counts, inside, y + row + 1, left, right, x, slope, 0, color)
+            begin = end + 1
 
 
 @compiled
@@ -159,7 +187,7 @@ def _crossings(points, crossings, found):
     """
     n = len(points)
     top = points[:, 1].max()
-    low, high = max(points[:, 1].min(), 0), min(top, HEIGHT - 1)
+    low, high = max(points[:, 1].min(), DASHBOARD), min(top, HEIGHT - 1)
     for y in range(low, high + 1):
         found[y] = 0
     for i in range(n):
@@ -167,7 +195,7 @@ def _crossings(points, crossings, found):
         if y1 > y2:
             x1, y1, x2, y2 = x2, y2, x1, y1
         dy = y2 - y1
-        begin, end = max(y1, 0), min(y2 if y2 == top else y2 - 1, HEIGHT - 1)
+        begin, end = max(y1, DASHBOARD), min(y2 if y2 == top else y2 - 1, HEIGHT - 1)
         if dy == 0 or begin > end:
             continue
         # 65536 * (y - y1) // dy, row by row, without dividing in each
@@ -224,7 +252,7 @@ def _plain_polygon(commands, counts, points, color):
     if low == high:
         _span(commands, counts, low, points[:, 0].min(), points[:, 0].max(), color)
         return
-    for y in range(max(low, 0), min(high, HEIGHT - 1) + 1):
+    for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
         found = 0
         for i in range(n):
             x1, y1, x2, y2 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
@@ -265,10 +293,14 @@ def _color_of(rgb, palette):
 
 
 @compiled
-def _ground(commands, counts, scratch, corners, colors, palette, camera):
+def _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
     """Field, grass and road: float64 (n, 4, 2) in world units with colours (n, 3), in order."""
     points = np.empty((4, 2), np.int64)
     for i in range(len(corners)):
+        x, y = _place(circles[i, 0], circles[i, 1], camera)
+        reach = circles[i, 2] * camera[2] + 1
+        if x < -reach or x > WIDTH + reach or y < DASHBOARD - reach or y > HEIGHT + reach:
+            continue
         left = bottom = 1e9
         right = top = -1e9
         for k in range(4):
@@ -350,7 +382,9 @@ def _dashboard(commands, counts, values):
 
 
 @compiled
-def draw_scene(commands, counts, scratch, view, corners, colors, shapes, bodies, treads, palette):
+def draw_scene(
+    commands, counts, scratch, view, corners, circles, colors, shapes, bodies, treads, palette
+):
     """Fill `commands` (HEIGHT, MAX_COMMANDS) and their `counts` (HEIGHT) with a whole surface.
 
     view: float64 (12): cos, sin, zoom, x and y shift of the camera; the seven indicators.
@@ -359,7 +393,7 @@ def draw_scene(commands, counts, scratch, view, corners, colors, shapes, bodies,
     """
     counts[:] = 0
     camera = (view[0], view[1], view[2], view[3], view[4])
-    if not _ground(commands, counts, scratch, corners, colors, palette, camera):
+    if not _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
         return False
     _car(commands, counts, shapes, bodies, treads, camera)
     _dashboard(commands, counts, view[5:])

@@ -11,6 +11,7 @@ import numpy as np
 from utils.rasterizer import HEIGHT, OPAQUE, WIDTH, compiled
 
 SIZE = 96  # the observation is SIZE x SIZE
+LANES = 16  # places for pixels in a cell, of which it uses 12 at most
 MIXED = 255  # marks a cell with pixels of its own; other marks are places in the palette
 BITS = {"GENERIC": 16, "SSE2": 14, "NEON": 14}  # fraction bits of smoothscale's backends
 
@@ -52,6 +53,13 @@ def cell_ranges(cells: np.ndarray, length: int) -> np.ndarray:
     ).astype(np.int64)
 
 
+def whole_pixels(cells: np.ndarray) -> np.ndarray:
+    """Masks (size, LANES), all bits set where a place of a cell is neither its first nor last."""
+    place = np.arange(LANES)
+    inner = (place > 0) & (place < (cells[:, 1] - cells[:, 0])[:, None])
+    return np.where(inner, 0xFFFFFFFF, 0).astype(np.uint32)
+
+
 def plain_cells(colors: np.ndarray, cells: np.ndarray, recip: int, bits: int) -> np.ndarray:
     """The averages of rows of one colour: (n, 3) uint8 to (n, 3 * SIZE) uint8."""
     value = colors.astype(np.int64)[:, None, :]
@@ -61,76 +69,82 @@ def plain_cells(colors: np.ndarray, cells: np.ndarray, recip: int, bits: int) ->
 
 
 @compiled
-def _open(j, plain, pixels, mixed, count, palette, columns):
+def _mix(under, over, alpha):
+    """SDL_gfx's blend of two 0xRRGGBB colours, each level rounded down."""
+    red, green, blue = under >> 16, (under >> 8) & 255, under & 255
+    red += (((over >> 16) - red) * alpha) >> 8
+    green += ((((over >> 8) & 255) - green) * alpha) >> 8
+    blue += (((over & 255) - blue) * alpha) >> 8
+    return red << 16 | green << 8 | blue
+
+
+@compiled
+def _open(j, plain, pixels, mixed, count, palette):
     """Give cell j pixels of its own and list it; returns how many cells are listed."""
-    if plain[j] == MIXED:
+    mark = plain[j]
+    if mark == MIXED:
         return count
-    color = palette[plain[j]]
-    for x in range(columns[j, 0], columns[j, 1] + 1):
-        pixels[x] = color
+    color = palette[mark & 63]
+    for k in range(LANES):
+        pixels[j, k] = color
     plain[j] = MIXED
     mixed[count] = j
     return count + 1
 
 
 @compiled
-def _mix(under, over, alpha):
-    """SDL_gfx's blend of two 0xRRGGBB colours, each level rounded down."""
-    result = 0
-    for shift in (0, 8, 16):
-        level = (under >> shift) & 255
-        result |= (level + ((((over >> shift) & 255) - level) * alpha >> 8)) << shift
-    return result
-
-
-@compiled
-def _average(pixels, averages, j, columns, recip, bits):
+def _average(pixels, averages, j, columns, whole, recip, bits):
     """The rounded averages of the three levels of mixed cell j."""
-    first, last, head, tail = columns[j, 0], columns[j, 1], columns[j, 2], columns[j, 3]
+    last = (columns[j, 1] - columns[j, 0]) & 15
     red_blue = green = 0
-    for x in range(first + 1, last):
-        red_blue += pixels[x] & 0xFF00FF
-        green += pixels[x] & 0x00FF00
-    left, right = pixels[first], pixels[last]
+    for k in range(1, last):
+        value = pixels[j, k]
+        red_blue += value & 0xFF00FF
+        green += value & 0x00FF00
+    head, tail = columns[j, 2], columns[j, 3]
+    left, right = np.int64(pixels[j, 0]), np.int64(pixels[j, last])
     for channel in range(3):
         shift = 16 - 8 * channel
-        total = (green >> 8) if channel == 1 else (red_blue >> shift) & 0xFFFF
+        total = green >> 8 if channel == 1 else (red_blue >> shift) & 0xFFFF
         total += (((left >> shift) & 255) * head >> bits) + (((right >> shift) & 255) * tail >> bits)
         averages[3 * j + channel] = (total * recip) >> 16
 
 
 @compiled
-def _row(commands, n, averages, plain, pixels, mixed, palette, plain_averages, columns, ranges):
+def _row(commands, n, state, palette, plain_averages, columns, ranges):
     """Obey the n commands of one row; returns how many cells are listed as mixed."""
-    averages[:] = plain_averages[0]
-    plain[:] = 0
+    averages, plain, pixels, mixed = state
+    for k in range(3 * SIZE):
+        averages[k] = plain_averages[0, k]
+    for j in range(SIZE):
+        plain[j] = 0
     count = 0
     for i in range(n):
         command = commands[i]
         x1, x2 = command & 1023, (command >> 10) & 1023
-        color, alpha = (command >> 20) & 255, command >> 28
-        low, high = ranges[x1, 0], ranges[x2, 1]  # cells touched
-        full, full_end = ranges[x1, 2], ranges[x2, 3] + 1  # cells covered
+        color, alpha = (command >> 20) & 63, (command >> 28) & 255
+        low, high = ranges[x1, 0] & 127, ranges[x2, 1] & 127  # cells touched
+        value = palette[color]
         if alpha != OPAQUE:
-            for j in range(low, high + 1):
-                count = _open(j, plain, pixels, mixed, count, palette, columns)
-            pixels[x1] = _mix(pixels[x1], palette[color], alpha)
-        elif full >= full_end:
-            for j in range(low, high + 1):
-                count = _open(j, plain, pixels, mixed, count, palette, columns)
-            for x in range(x1, x2 + 1):
-                pixels[x] = palette[color]
+            count = _open(low, plain, pixels, mixed, count, palette)
+            k = (x1 - columns[low, 0]) & 15
+            value = _mix(np.int64(pixels[low, k]), value, alpha)
+            pixels[low, k] = value
+            if high != low:
+                count = _open(high, plain, pixels, mixed, count, palette)
+                pixels[high, (x1 - columns[high, 0]) & 15] = value
         else:
-            for j in range(low, full):
-                count = _open(j, plain, pixels, mixed, count, palette, columns)
-            for j in range(full_end, high + 1):
-                count = _open(j, plain, pixels, mixed, count, palette, columns)
-            if low < full:
-                for x in range(x1, columns[full - 1, 1] + 1):
-                    pixels[x] = palette[color]
-            if full_end <= high:
-                for x in range(columns[full_end, 0], x2 + 1):
-                    pixels[x] = palette[color]
+            # A span covers all cells that it touches, but for the first and the last.
+            full, full_end = ranges[x1, 2] & 127, (ranges[x2, 3] + 1) & 127
+            if low != full or low >= full_end:
+                count = _open(low, plain, pixels, mixed, count, palette)
+                start = (x1 - columns[low, 0]) & 15
+                for k in range(start, min(x2 - columns[low, 0], 15) + 1):
+                    pixels[low, k] = value
+            if high >= full_end and high != low:
+                count = _open(high, plain, pixels, mixed, count, palette)
+                for k in range(((x2 - columns[high, 0]) & 15) + 1):
+                    pixels[high, k] = value
             for k in range(3 * full, 3 * full_end):
                 averages[k] = plain_averages[color, k]
             for j in range(full, full_end):
@@ -139,13 +153,15 @@ def _row(commands, n, averages, plain, pixels, mixed, palette, plain_averages, c
 
 
 @compiled
-def _paste(text, y, left, plain, pixels, mixed, count, palette, columns, ranges):
+def _paste(text, y, left, state, count, palette, columns, ranges):
     """Copy row y of the text to the pixels from `left`; returns how many cells are listed."""
+    averages, plain, pixels, mixed = state
     right = min(left + text.shape[1], WIDTH)
-    for j in range(ranges[left, 0], ranges[right - 1, 1] + 1):
-        count = _open(j, plain, pixels, mixed, count, palette, columns)
-    for x in range(left, right):
-        pixels[x] = text[y, x - left]
+    for j in range(ranges[left, 0] & 127, (ranges[right - 1, 1] & 127) + 1):
+        count = _open(j, plain, pixels, mixed, count, palette)
+        first = columns[j, 0]
+        for x in range(max(left, first), min(right, columns[j, 1] + 1)):
+            pixels[j, x - first] = text[y, x - left]
     return count
 
 
@@ -156,25 +172,21 @@ def shrink(commands, counts, palette, plain_averages, text, place, filters, buff
     commands, counts: of utils/rasterizer.py. palette: int64 0xRRGGBB; plain_averages: of
     `plain_averages_of`. text: int64 0xRRGGBB bitmap; place: its left, top in flipped rows.
     """
-    columns, ranges, column_recip, rows, row_recip, bits = filters
+    columns, ranges, whole, column_recip, rows, row_recip, bits = filters
     averages, plain, pixels, mixed, total = buffers
-    total[:] = 0
+    state = averages, plain, pixels, mixed
     cell = SIZE - 1
     for y in range(HEIGHT):
         flipped = HEIGHT - 1 - y
-        count = _row(
-            commands[y], counts[y], averages, plain, pixels, mixed,
-            palette, plain_averages, columns, ranges,
-        )  # fmt: skip
+        count = _row(commands[y], counts[y], state, palette, plain_averages, columns, ranges)
         if 0 <= flipped - place[1] < text.shape[0]:
             count = _paste(
-                text, flipped - place[1], place[0], plain, pixels, mixed, count,
-                palette, columns, ranges,
-            )  # fmt: skip
+                text, flipped - place[1], place[0], state, count, palette, columns, ranges
+            )
         for i in range(count):
-            j = mixed[i]
+            j = mixed[i] & 127
             if plain[j] == MIXED:
-                _average(pixels, averages, j, columns, column_recip, bits)
+                _average(pixels, averages, j, columns, whole, column_recip, bits)
                 plain[j] = 0  # done; it may be listed twice
         if flipped == HEIGHT - 1:
             for k in range(3 * SIZE):
