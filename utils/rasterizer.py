@@ -36,10 +36,14 @@ def compiled(function):
         return njit(**_OPTIONS)(function)
 
 
+# A call costs as much as all that these few lines do.
+inlined = njit(forceinline=True, **_OPTIONS)
+
+
 # ---------------------------------------------------------------- what is drawn in which row
 
 
-@compiled
+@inlined
 def _span(commands, counts, y, x1, x2, color):
     """Append an opaque run of pixels x1..x2 (either order) to row y."""
     if y < DASHBOARD or y >= HEIGHT:
@@ -52,39 +56,56 @@ def _span(commands, counts, y, x1, x2, color):
 
 
 @compiled
-def _blend(commands, counts, inside, x, y, color, weight):
-    """Append a pixel mixed in with `weight` of 255, unless the polygon's fill will cover it."""
-    alpha = (255 * weight) >> 8
-    if inside[y, 0] <= x <= inside[y, 1] or alpha == 0 or x < 0 or x >= WIDTH:
-        return
-    count = min(counts[y], MAX_COMMANDS - 1)
-    commands[y, count] = x | x << 10 | color << 20 | alpha << 28
-    counts[y] = counts[y] + 1
+def _steep(commands, counts, inside, x, y, step, dx, dy, color):
+    """Between the ends of an edge with dy > dx: two blended pixels in each row."""
+    slope = (dx << 16) // dy
+    for i in range(max(1, DASHBOARD - y), dy):
+        weight = (i * slope >> 8) & 255
+        near, row = x + step * (i * slope >> 16), y + i
+        far, first, last = near + step, inside[row, 0], inside[row, 1]
+        near_alpha, far_alpha = (255 * (255 - weight)) >> 8, (255 * weight) >> 8
+        count = min(counts[row], MAX_COMMANDS - 2)
+        if near_alpha > 0 and (near < first or near > last):
+            commands[row, count] = near | near << 10 | color << 20 | near_alpha << 28
+            count += 1
+        if far_alpha > 0 and (far < first or far > last) and 0 <= far < WIDTH:
+            commands[row, count] = far | far << 10 | color << 20 | far_alpha << 28
+            count += 1
+        counts[row] = count
 
 
 @compiled
-def _blend_run(commands, counts, inside, y, left, right, origin, slope, flip, color):
-    """Append pixels left..right of row y that a flat line passes, but for those filled later.
+def _flat(commands, counts, inside, x, y, step, dx, dy, color):
+    """Between the ends of an edge with dx >= dy: in each column two blended pixels.
 
-    A pixel's weight is the fraction of slope * |x - origin| in 1/256, with all bits flipped where
-    `flip` is 255 rather than 0.
+    Goes by the runs of columns in which the line stays between the same two rows.
     """
-    if y < DASHBOARD or y >= HEIGHT:
-        return
-    row, count = commands[y], counts[y]
-    for part in range(2):
-        begin = left if part == 0 else max(left, inside[y, 1] + 1)
-        end = min(right, inside[y, 0] - 1) if part == 0 else right
-        if part == 0 and inside[y, 0] > inside[y, 1]:
-            end = right
-        elif part == 1 and inside[y, 0] > inside[y, 1]:
-            break
-        for x in range(begin, end + 1):
-            weight = ((abs(x - origin) * slope >> 8) & 255) ^ flip
-            alpha = (255 * weight) >> 8
-            row[min(count, MAX_COMMANDS - 1)] = x | x << 10 | color << 20 | alpha << 28
-            count += 1 if alpha > 0 else 0
-    counts[y] = count
+    slope = (dy << 16) // dx
+    begin = 1
+    while begin < dx:
+        offset = begin * slope >> 16
+        end = min(dx, (((offset + 1) << 16) + slope - 1) // slope) - 1
+        low, high = min(x + step * begin, x + step * end), max(x + step * begin, x + step * end)
+        for below in range(2):
+            row, flip = y + offset + below, 0 if below else 255
+            if row < DASHBOARD or row >= HEIGHT:
+                continue
+            # what lies left of the polygon's fill, then what lies right of it
+            first, last = inside[row, 0], inside[row, 1]
+            pause, resume = min(high, first - 1), max(low, last + 1)
+            if first > last:
+                pause, resume = high, high + 1
+            count = counts[row]
+            for part in range(2):
+                for column in range(low if part == 0 else resume, (pause if part == 0 else high) + 1):
+                    weight = ((abs(column - x) * slope >> 8) & 255) ^ flip
+                    alpha = (255 * weight) >> 8
+                    commands[row, min(count, MAX_COMMANDS - 1)] = (
+                        column | column << 10 | color << 20 | alpha << 28
+                    )
+                    count += 1 if alpha > 0 else 0
+            counts[row] = count
+        begin = end + 1
 
 
 @compiled
@@ -150,22 +171,9 @@ def _smooth_edge(commands, counts, inside, x1, y1, x2, y2, color):
     step = 1 if end_x > x else -1
     dx, dy = abs(end_x - x), end_y - y
     if dy > dx:
-        slope = (dx << 16) // dy
-        for i in range(max(1, DASHBOARD - y), dy):
-            column, weight = x + step * (i * slope >> 16), (i * slope >> 8) & 255
-            _blend(commands, counts, inside, column, y + i, color, 255 - weight)
-            _blend(commands, counts, inside, column + step, y + i, color, weight)
+        _steep(commands, counts, inside, x, y, step, dx, dy, color)
     else:
-        slope = (dy << 16) // dx
-        begin = 1
-        while begin < dx:  # the columns in which the line stays in one row
-            row = begin * slope >> 16
-            end = min(dx, (((row + 1) << 16) + slope - 1) // slope) - 1
-            left, right = x + step * begin, x + step * end
-            left, right = min(left, right), max(left, right)
-            _blend_run(commands, counts, inside, y + row, left, right, x, slope, 255, color)
-            _blend_run(commands, counts, inside, y + row + 1, left, right, x, slope, 0, color)
-            begin = end + 1
+        _flat(commands, counts, inside, x, y, step, dx, dy, color)
 
 
 @compiled
@@ -239,8 +247,15 @@ def _smooth_polygon(commands, counts, scratch, points, color):
             points[i, 0], points[i, 1], points[j, 0], points[j, 1], color,
         )  # fmt: skip
     for y in range(low, high + 1):
+        count = counts[y]
         for i in range(0, found[y], 2):
-            _span(commands, counts, y, crossings[y, i], crossings[y, i + 1], color)
+            x1, x2 = crossings[y, i], crossings[y, i + 1]
+            left, right = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
+            if left <= right:
+                command = left | right << 10 | color << 20 | OPAQUE << 28
+                commands[y, min(count, MAX_COMMANDS - 1)] = command
+                count += 1
+        counts[y] = count
 
 
 @compiled
