@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 1000, 800  # the surface that Gymnasium draws on, in pixels
 DASHBOARD = 100  # rows that the dashboard covers
 MAX_COMMANDS = 2056  # spans and blended pixels in one row; a frame with more is refused
 MAX_CORNERS = 8
+TREAD_WIDTH = 14 * 0.02  # half a wheel's width in world units: WHEEL_W * SIZE
 OPAQUE = 255
 # The colours of car and dashboard begin every palette: black, tread, hull, then the indicators.
 FIXED_COLORS = (
@@ -338,27 +339,36 @@ def _car(commands, counts, shapes, bodies, treads, camera):
     """Wheels, each with its tread, and the four parts of the hull.
 
     shapes: float32 corners (8, MAX_CORNERS, 2) in body units, NaN where there are fewer.
-    bodies: float32 (8, 4), x, y, cos, sin of each shape's body. treads: float32 (4, 4, 2), NaN
-    where the light part of a tyre is out of sight.
+    bodies: float64 (20), x, y, cos, sin of the four wheels and the hull.
+    treads: float64 (8), front and rear of the light part of each tyre, NaN where out of sight.
     """
+    tread = np.empty((4, 2), np.float32)
+    half = np.float32(TREAD_WIDTH)
     for i in range(8):
-        _body(commands, counts, shapes[i], bodies[i], camera, BLACK if i < 4 else HULL)
-        if i < 4 and treads[i, 0, 0] == treads[i, 0, 0]:
-            _body(commands, counts, treads[i], bodies[i], camera, TREAD)
+        body = bodies[4 * min(i, 4) : 4 * min(i, 4) + 4]
+        _part(commands, counts, shapes[i], body, camera, BLACK if i < 4 else HULL)
+        if i < 4 and treads[2 * i] == treads[2 * i]:
+            tread[0, 0] = tread[3, 0] = -half
+            tread[1, 0] = tread[2, 0] = half
+            tread[0, 1] = tread[1, 1] = np.float32(treads[2 * i])
+            tread[2, 1] = tread[3, 1] = np.float32(treads[2 * i + 1])
+            _part(commands, counts, tread, body, camera, TREAD)
 
 
 @compiled
-def _body(commands, counts, shape, body, camera, color):
+def _part(commands, counts, shape, body, camera, color):
+    """One polygon of the car, placed in the world with Box2D's single precision."""
     points = np.empty((MAX_CORNERS, 2), np.int64)
+    x0, y0 = np.float32(body[0]), np.float32(body[1])
+    cos, sin = np.float32(body[2]), np.float32(body[3])
     n = 0
     for k in range(len(shape)):
         x, y = shape[k, 0], shape[k, 1]
         if x != x:
             break
-        # Box2D's single precision
-        world_x = (body[2] * x - body[3] * y) + body[0]
-        world_y = (body[3] * x + body[2] * y) + body[1]
-        left, top = _place(np.float64(world_x), np.float64(world_y), camera)
+        left, top = _place(
+            np.float64((cos * x - sin * y) + x0), np.float64((sin * x + cos * y) + y0), camera
+        )
         points[n, 0], points[n, 1] = int(left), int(top)
         n += 1
     _plain_polygon(commands, counts, points[:n], color)
@@ -397,19 +407,18 @@ def _dashboard(commands, counts, values):
 
 
 @compiled
-def draw_scene(
-    commands, counts, scratch, view, corners, circles, colors, shapes, bodies, treads, palette
-):
+def draw_scene(commands, counts, scratch, view, corners, circles, colors, shapes, palette):
     """Fill `commands` (HEIGHT, MAX_COMMANDS) and their `counts` (HEIGHT) with a whole surface.
 
-    view: float64 (12): cos, sin, zoom, x and y shift of the camera; the seven indicators.
-    palette: int64 0xRRGGBB, beginning with black and the colours of `FIXED_COLORS`.
+    view: float64 (40): the camera's cos, sin, zoom, x and y shift; seven indicators; `bodies` and
+    `treads` of the car. corners, colors: of field, grass and road, each in a circle x, y, radius.
+    palette: int64 0xRRGGBB, beginning with `FIXED_COLORS`.
     Returns False where a frame is beyond this renderer, and Gymnasium should draw it.
     """
     counts[:] = 0
     camera = (view[0], view[1], view[2], view[3], view[4])
     if not _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
         return False
-    _car(commands, counts, shapes, bodies, treads, camera)
-    _dashboard(commands, counts, view[5:])
-    return counts.max() < MAX_COMMANDS
+    _car(commands, counts, shapes, view[12:32], view[32:40], camera)
+    _dashboard(commands, counts, view[5:12])
+    return counts.max() < MAX_COMMANDS - 2

@@ -79,20 +79,6 @@ def _mix(under, over, alpha):
 
 
 @compiled
-def _open(j, plain, pixels, mixed, count, palette):
-    """Give cell j pixels of its own and list it; returns how many cells are listed."""
-    mark = plain[j]
-    if mark == MIXED:
-        return count
-    color = palette[mark & 63]
-    for k in range(LANES):
-        pixels[j, k] = color
-    plain[j] = MIXED
-    mixed[count] = j
-    return count + 1
-
-
-@compiled
 def _average(pixels, averages, j, columns, whole, recip, bits):
     """The rounded averages of the three levels of mixed cell j."""
     last = (columns[j, 1] - columns[j, 0]) & 15
@@ -124,31 +110,32 @@ def _row(commands, n, state, palette, plain_averages, columns, ranges):
         x1, x2 = command & 1023, (command >> 10) & 1023
         color, alpha = (command >> 20) & 63, (command >> 28) & 255
         low, high = ranges[x1, 0] & 127, ranges[x2, 1] & 127  # cells touched
+        full, full_end = ranges[x1, 2] & 127, (ranges[x2, 3] + 1) & 127  # cells covered
         value = palette[color]
         if alpha != OPAQUE:
-            count = _open(low, plain, pixels, mixed, count, palette)
+            mark = plain[low]
             k = (x1 - columns[low, 0]) & 15
-            value = _mix(np.int64(pixels[low, k]), value, alpha)
-            pixels[low, k] = value
-            if high != low:
-                count = _open(high, plain, pixels, mixed, count, palette)
-                pixels[high, (x1 - columns[high, 0]) & 15] = value
-        else:
-            # A span covers all cells that it touches, but for the first and the last.
-            full, full_end = ranges[x1, 2] & 127, (ranges[x2, 3] + 1) & 127
-            if low != full or low >= full_end:
-                count = _open(low, plain, pixels, mixed, count, palette)
-                start = (x1 - columns[low, 0]) & 15
-                for k in range(start, min(x2 - columns[low, 0], 15) + 1):
-                    pixels[low, k] = value
-            if high >= full_end and high != low:
-                count = _open(high, plain, pixels, mixed, count, palette)
-                for k in range(((x2 - columns[high, 0]) & 15) + 1):
-                    pixels[high, k] = value
-            for k in range(3 * full, 3 * full_end):
-                averages[k] = plain_averages[color, k]
-            for j in range(full, full_end):
-                plain[j] = color
+            under = palette[mark & 63] if mark != MIXED else np.int64(pixels[low, k])
+            value = _mix(under, value, alpha)
+        # Only the first and the last of the cells touched can be covered in part.
+        for j in range(low, high + 1, max(1, high - low)):
+            if full <= j < full_end:
+                continue
+            mark = plain[j]
+            if mark != MIXED:
+                under = palette[mark & 63]
+                for k in range(LANES):
+                    pixels[j, k] = under
+                plain[j] = MIXED
+                mixed[count] = j
+                count += 1
+            first = columns[j, 0]
+            for k in range(max(x1 - first, 0) & 15, (min(x2 - first, LANES - 1) & 15) + 1):
+                pixels[j, k] = value
+        for k in range(3 * full, 3 * full_end):
+            averages[k] = plain_averages[color, k]
+        for j in range(full, full_end):
+            plain[j] = color
     return count
 
 
@@ -158,7 +145,13 @@ def _paste(text, y, left, state, count, palette, columns, ranges):
     averages, plain, pixels, mixed = state
     right = min(left + text.shape[1], WIDTH)
     for j in range(ranges[left, 0] & 127, (ranges[right - 1, 1] & 127) + 1):
-        count = _open(j, plain, pixels, mixed, count, palette)
+        if plain[j] != MIXED:
+            under = palette[plain[j] & 63]
+            for k in range(LANES):
+                pixels[j, k] = under
+            plain[j] = MIXED
+            mixed[count] = j
+            count += 1
         first = columns[j, 0]
         for x in range(max(left, first), min(right, columns[j, 1] + 1)):
             pixels[j, x - first] = text[y, x - left]
