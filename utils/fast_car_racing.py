@@ -69,11 +69,6 @@ class Renderer:
         height, most = rasterizer.HEIGHT, rasterizer.MAX_COMMANDS
         self.commands = np.empty((height, most), np.int64)
         self.counts = np.zeros(height, np.int64)
-        self.scratch = (
-            np.empty((height, rasterizer.MAX_CORNERS), np.int64),
-            np.zeros(height, np.int64),
-            np.empty((height, 2), np.int64),
-        )
         self.buffers = (
             np.empty(3 * shrinking.SIZE, np.uint8),
             np.empty(shrinking.SIZE, np.uint8),
@@ -91,6 +86,7 @@ class Renderer:
         centers = self.corners.mean(axis=1, keepdims=True)
         reach = np.linalg.norm(self.corners - centers, axis=2).max(axis=1)
         self.circles = np.column_stack([centers[:, 0], reach])  # a circle around each polygon
+        self.scratch = rasterizer.scratch_for(len(self.corners))
         self.colors = np.empty((len(self.corners), 3))
         self.colors[0], self.colors[1 : len(grass)] = env.bg_color, env.grass_color
         self.colors[len(grass) :] = [color for _, color in env.road_poly]

@@ -220,9 +220,11 @@ def _crossings(points, crossings, found):
 
 
 @compiled
-def _smooth_polygon(commands, counts, scratch, points, color):
-    """`gfxdraw.aapolygon` and then `gfxdraw.filled_polygon`: int64 corners (n, 2)."""
-    crossings, found, inside = scratch
+def _fill(points, crossings, found):
+    """The spans of `gfxdraw.filled_polygon`: pairs of pixels in `crossings`, `found` in each row.
+
+    Returns the visible rows, low and high.
+    """
     low, high = _crossings(points, crossings, found)
     for y in range(low, high + 1):
         row = crossings[y]
@@ -230,28 +232,62 @@ def _smooth_polygon(commands, counts, scratch, points, color):
             _sort(row, found[y])
         elif row[0] > row[1]:
             row[0], row[1] = row[1], row[0]
-        for i in range(0, found[y], 2):  # rounded inwards by 1/65536
-            row[i] = (row[i] + 32769) >> 16
-            row[i + 1] = (row[i + 1] + 32767) >> 16
-        inside[y, 0], inside[y, 1] = row[0], row[1]
-        if found[y] == 0:
-            inside[y, 0], inside[y, 1] = 1, 0
-    # A line may leave the rows of the fill by one.
-    for y in (low - 1, high + 1):
-        if 0 <= y < HEIGHT:
-            inside[y, 0], inside[y, 1] = 1, 0
-    n = len(points)
+        for i in range(0, found[y], 2):  # rounded inwards by 1/65536, and a swap if they pass
+            left, right = (row[i] + 32769) >> 16, (row[i + 1] + 32767) >> 16
+            row[i], row[i + 1] = min(left, right), max(left, right)
+    return low, high
+
+
+@compiled
+def _cover(inside, low, high, crossings, found, rows):
+    """Extend the spans `inside` of rows low..high by those of a polygon that follows them."""
+    for y in range(max(low, rows[0]), min(high, rows[1]) + 1):
+        left, right = crossings[y, 0], crossings[y, 1]
+        first, last = inside[y, 0], inside[y, 1]
+        if found[y] != 2:
+            continue
+        if first > last:
+            inside[y, 0], inside[y, 1] = left, right
+        elif left <= last + 1 and first <= right + 1:
+            inside[y, 0], inside[y, 1] = min(first, left), max(last, right)
+
+
+@compiled
+def _smooth_polygons(commands, counts, scratch, n):
+    """`gfxdraw.aapolygon` and `filled_polygon` for n quadrilaterals in turn.
+
+    A polygon's edges are blended in before it is filled, so what its own fill or one of the next
+    two covers is left out: tiles of the road meet without a gap.
+    """
+    points, colors, crossings, found, rows, inside = scratch
+    for i in range(min(n, 2)):
+        rows[i, 0], rows[i, 1] = _fill(points[i], crossings[i], found[i])
     for i in range(n):
-        j = (i + 1) % n
-        _smooth_edge(
-            commands, counts, inside,
-            points[i, 0], points[i, 1], points[j, 0], points[j, 1], color,
-        )  # fmt: skip
-    for y in range(low, high + 1):
+        if i + 2 < n:
+            slot = (i + 2) % 3
+            rows[slot, 0], rows[slot, 1] = _fill(points[i + 2], crossings[slot], found[slot])
+        slot, color = i % 3, colors[i]
+        low, high = max(rows[slot, 0] - 1, DASHBOARD), min(rows[slot, 1] + 1, HEIGHT - 1)
+        for y in range(low, high + 1):  # a line may leave the rows of the fill by one
+            inside[y, 0], inside[y, 1] = 1, 0
+        for k in range(i, min(i + 3, n)):
+            _cover(inside, low, high, crossings[k % 3], found[k % 3], rows[k % 3])
+        for k in range(4):
+            j = (k + 1) % 4
+            _smooth_edge(
+                commands, counts, inside,
+                points[i, k, 0], points[i, k, 1], points[i, j, 0], points[i, j, 1], color,
+            )  # fmt: skip
+        _emit(commands, counts, crossings[slot], found[slot], rows[slot], color)
+
+
+@compiled
+def _emit(commands, counts, crossings, found, rows, color):
+    """Append the spans of one polygon."""
+    for y in range(rows[0], rows[1] + 1):
         count = counts[y]
         for i in range(0, found[y], 2):
-            x1, x2 = crossings[y, i], crossings[y, i + 1]
-            left, right = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
+            left, right = max(crossings[y, i], 0), min(crossings[y, i + 1], WIDTH - 1)
             if left <= right:
                 command = left | right << 10 | color << 20 | OPAQUE << 28
                 commands[y, min(count, MAX_COMMANDS - 1)] = command
@@ -291,6 +327,19 @@ def _plain_polygon(commands, counts, points, color):
 # ---------------------------------------------------------------- what Gymnasium draws
 
 
+def scratch_for(n: int) -> tuple[np.ndarray, ...]:
+    """Working memory to draw up to n polygons: their corners and colours, then for three of them
+    the crossings of each row, how many, and which rows; last what need not be blended."""
+    return (
+        np.empty((n, 4, 2), np.int64),
+        np.empty(n, np.int64),
+        np.empty((3, HEIGHT, MAX_CORNERS), np.int64),
+        np.zeros((3, HEIGHT), np.int64),
+        np.empty((3, 2), np.int64),
+        np.empty((HEIGHT, 2), np.int64),
+    )
+
+
 @compiled
 def _place(x, y, camera):
     """World to surface, truncated to whole pixels: the operations of Gymnasium in their order."""
@@ -299,19 +348,20 @@ def _place(x, y, camera):
 
 
 @compiled
-def _color_of(rgb, palette):
+def _color_of(colors, i, palette):
     """Place of a colour in the palette, -1 if it is not there."""
-    packed = int(rgb[0]) << 16 | int(rgb[1]) << 8 | int(rgb[2])
-    for i in range(len(palette)):
-        if palette[i] == packed:
-            return i
+    packed = int(colors[i, 0]) << 16 | int(colors[i, 1]) << 8 | int(colors[i, 2])
+    for place in range(len(palette)):
+        if palette[place] == packed:
+            return place
     return -1
 
 
 @compiled
 def _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
     """Field, grass and road: float64 (n, 4, 2) in world units with colours (n, 3), in order."""
-    points = np.empty((4, 2), np.int64)
+    points, places = scratch[0], scratch[1]
+    n = 0
     for i in range(len(corners)):
         x, y = _place(circles[i, 0], circles[i, 1], camera)
         reach = circles[i, 2] * camera[2] + 1
@@ -322,15 +372,17 @@ def _ground(commands, counts, scratch, corners, circles, colors, palette, camera
         for k in range(4):
             x, y = _place(corners[i, k, 0], corners[i, k, 1], camera)
             left, right, bottom, top = min(left, x), max(right, x), min(bottom, y), max(top, y)
-            points[k, 0], points[k, 1] = int(x), int(y)
+            points[n, k, 0], points[n, k, 1] = int(x), int(y)
         if right <= -1 or left >= WIDTH or top < DASHBOARD - 1 or bottom >= HEIGHT:
             continue
         if max(-left, right, -bottom, top) > 32767:  # SDL_gfx's 16-bit coordinates would wrap
             return False
-        color = _color_of(colors[i], palette)
+        color = _color_of(colors, i, palette)
         if color < 0:
             return False
-        _smooth_polygon(commands, counts, scratch, points, color)
+        places[n] = color
+        n += 1
+    _smooth_polygons(commands, counts, scratch, n)
     return True
 
 
@@ -415,7 +467,8 @@ def draw_scene(commands, counts, scratch, view, corners, circles, colors, shapes
     palette: int64 0xRRGGBB, beginning with `FIXED_COLORS`.
     Returns False where a frame is beyond this renderer, and Gymnasium should draw it.
     """
-    counts[:] = 0
+    for y in range(HEIGHT):
+        counts[y] = 0
     camera = (view[0], view[1], view[2], view[3], view[4])
     if not _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
         return False
