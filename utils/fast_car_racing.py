@@ -64,18 +64,11 @@ class Renderer:
         columns, column_recip = shrinking.shrinking_axis(rasterizer.WIDTH, shrinking.SIZE, bits)
         rows, row_recip = shrinking.shrinking_axis(rasterizer.HEIGHT, shrinking.SIZE, bits)
         ranges = shrinking.cell_ranges(columns, rasterizer.WIDTH)
-        whole = shrinking.whole_pixels(columns)
-        self.filters = columns, ranges, whole, column_recip, rows, row_recip, bits
+        self.filters = columns, ranges, column_recip, rows, row_recip, bits
         height, most = rasterizer.HEIGHT, rasterizer.MAX_COMMANDS
         self.commands = np.empty((height, most), np.int64)
         self.counts = np.zeros(height, np.int64)
-        self.buffers = (
-            np.empty(3 * shrinking.SIZE, np.uint8),
-            np.empty(shrinking.SIZE, np.uint8),
-            np.empty((shrinking.SIZE, shrinking.LANES), np.uint32),
-            np.empty(4 * most, np.int64),
-            np.empty(3 * shrinking.SIZE, np.uint16),
-        )
+        self.buffers = shrinking.buffers()
         self.view = np.empty(40)
 
     def begin(self, env: CarRacing) -> None:
@@ -111,7 +104,7 @@ class Renderer:
         packed = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
         first = np.sort(np.unique(packed, return_index=True)[1])
         self.palette, rgb = packed[first], rgb[first]
-        columns, _, _, recip, _, _, bits = self.filters
+        columns, _, recip, _, _, bits = self.filters
         self.plain_averages = shrinking.plain_cells(rgb, columns, recip, bits)
 
     def draw(self, env: CarRacing) -> np.ndarray | None:

@@ -1,8 +1,8 @@
 """The rows of Gymnasium's surface, averaged down to the observation as pygame's `smoothscale` does.
 
 `smoothscale` first shrinks every row from 1000 pixels to 96 *cells*, rounding to whole levels, then
-the columns likewise. Here a cell is plain (of one colour, its average looked up) until something
-covers a part of it; only then does it get pixels of its own. Rows come as the commands of
+the columns likewise. Here a cell that a span covers gets its average from a table; only the *mixed*
+cells, in which a span ends, are averaged from their pixels. Rows come as the commands of
 utils/rasterizer.py; docs/environment.md tells the rules.
 """
 
@@ -11,8 +11,7 @@ import numpy as np
 from utils.rasterizer import HEIGHT, OPAQUE, WIDTH, compiled
 
 SIZE = 96  # the observation is SIZE x SIZE
-LANES = 16  # places for pixels in a cell, of which it uses 12 at most
-MIXED = 255  # marks a cell with pixels of its own; other marks are places in the palette
+WHOLE = 9  # pixels that belong whole to a cell; some have one more
 BITS = {"GENERIC": 16, "SSE2": 14, "NEON": 14}  # fraction bits of smoothscale's backends
 
 
@@ -53,19 +52,24 @@ def cell_ranges(cells: np.ndarray, length: int) -> np.ndarray:
     ).astype(np.int64)
 
 
-def whole_pixels(cells: np.ndarray) -> np.ndarray:
-    """Masks (size, LANES), all bits set where a place of a cell is neither its first nor last."""
-    place = np.arange(LANES)
-    inner = (place > 0) & (place < (cells[:, 1] - cells[:, 0])[:, None])
-    return np.where(inner, 0xFFFFFFFF, 0).astype(np.uint32)
-
-
 def plain_cells(colors: np.ndarray, cells: np.ndarray, recip: int, bits: int) -> np.ndarray:
     """The averages of rows of one colour: (n, 3) uint8 to (n, 3 * SIZE) uint8."""
     value = colors.astype(np.int64)[:, None, :]
     first, last, head, tail = (column[None, :, None] for column in cells.T)
     total = (value * head >> bits) + value * (last - first - 1) + (value * tail >> bits)
     return (total * recip >> 16).astype(np.uint8).reshape(len(colors), -1)
+
+
+def buffers() -> tuple[np.ndarray, ...]:
+    """Working memory of `shrink`: averages and pixels of a row; whether a cell is mixed, and which
+    are; the sum over rows."""
+    return (
+        np.empty(3 * SIZE, np.uint8),
+        np.empty(WIDTH, np.uint32),
+        np.zeros(SIZE, np.uint8),
+        np.empty(SIZE + 1, np.int64),
+        np.empty(3 * SIZE, np.uint16),
+    )
 
 
 @compiled
@@ -79,16 +83,19 @@ def _mix(under, over, alpha):
 
 
 @compiled
-def _average(pixels, averages, j, columns, whole, recip, bits):
-    """The rounded averages of the three levels of mixed cell j."""
-    last = (columns[j, 1] - columns[j, 0]) & 15
+def _average(pixels, averages, j, columns, recip, bits):
+    """The rounded averages of the three levels of cell j."""
+    first, last, head, tail = columns[j, 0] & 1023, columns[j, 1], columns[j, 2], columns[j, 3]
     red_blue = green = 0
-    for k in range(1, last):
-        value = pixels[j, k]
+    for k in range(1, WHOLE + 1):
+        value = pixels[first + k]
         red_blue += value & 0xFF00FF
         green += value & 0x00FF00
-    head, tail = columns[j, 2], columns[j, 3]
-    left, right = np.int64(pixels[j, 0]), np.int64(pixels[j, last])
+    if last - first > WHOLE + 1:
+        value = pixels[first + WHOLE + 1]
+        red_blue += value & 0xFF00FF
+        green += value & 0x00FF00
+    left, right = np.int64(pixels[first]), np.int64(pixels[last])
     for channel in range(3):
         shift = 16 - 8 * channel
         total = green >> 8 if channel == 1 else (red_blue >> shift) & 0xFFFF
@@ -96,65 +103,69 @@ def _average(pixels, averages, j, columns, whole, recip, bits):
         averages[3 * j + channel] = (total * recip) >> 16
 
 
+# A command that covers a row from end to end, whatever its colour
+ANY_COLOR = ~(63 << 20)
+FULL_ROW = (WIDTH - 1) << 10 | OPAQUE << 28
+
+
 @compiled
-def _row(commands, n, state, palette, plain_averages, columns, ranges):
-    """Obey the n commands of one row; returns how many cells are listed as mixed."""
-    averages, plain, pixels, mixed = state
+def _same_row(commands, counts, y):
+    """Whether row y has the commands of the row before."""
+    if y == 0 or counts[y] != counts[y - 1]:
+        return False
+    for i in range(counts[y]):
+        if commands[y, i] != commands[y - 1, i]:
+            return False
+    return True
+
+
+@compiled
+def _row(commands, y, n, state, palette, plain_averages, ranges):
+    """Obey the n commands of row y; returns how many cells are listed as mixed."""
+    averages, pixels, is_mixed, mixed = state
+    start, color = 0, 0
+    if n > 0 and commands[y, 0] & ANY_COLOR == FULL_ROW:
+        start, color = 1, (commands[y, 0] >> 20) & 63
+    value = palette[color]
+    for x in range(WIDTH):
+        pixels[x] = value
     for k in range(3 * SIZE):
-        averages[k] = plain_averages[0, k]
-    for j in range(SIZE):
-        plain[j] = 0
+        averages[k] = plain_averages[color, k]
     count = 0
-    for i in range(n):
-        command = commands[i]
+    for i in range(start, n):
+        command = commands[y, i]
         x1, x2 = command & 1023, (command >> 10) & 1023
         color, alpha = (command >> 20) & 63, (command >> 28) & 255
-        low, high = ranges[x1, 0] & 127, ranges[x2, 1] & 127  # cells touched
-        full, full_end = ranges[x1, 2] & 127, (ranges[x2, 3] + 1) & 127  # cells covered
         value = palette[color]
+        # The first and the last cell touched become mixed, without a branch to mispredict.
+        low, high = ranges[x1, 0] & 127, ranges[x2, 1] & 127
+        mixed[count] = low
+        count += 1 - is_mixed[low]
+        is_mixed[low] = 1
+        mixed[count] = high
+        count += 1 - is_mixed[high]
+        is_mixed[high] = 1
         if alpha != OPAQUE:
-            mark = plain[low]
-            k = (x1 - columns[low, 0]) & 15
-            under = palette[mark & 63] if mark != MIXED else np.int64(pixels[low, k])
-            value = _mix(under, value, alpha)
-        # Only the first and the last of the cells touched can be covered in part.
-        for j in range(low, high + 1, max(1, high - low)):
-            if full <= j < full_end:
-                continue
-            mark = plain[j]
-            if mark != MIXED:
-                under = palette[mark & 63]
-                for k in range(LANES):
-                    pixels[j, k] = under
-                plain[j] = MIXED
-                mixed[count] = j
-                count += 1
-            first = columns[j, 0]
-            for k in range(max(x1 - first, 0) & 15, (min(x2 - first, LANES - 1) & 15) + 1):
-                pixels[j, k] = value
-        for k in range(3 * full, 3 * full_end):
-            averages[k] = plain_averages[color, k]
-        for j in range(full, full_end):
-            plain[j] = color
+            pixels[x1] = _mix(np.int64(pixels[x1]), value, alpha)
+        else:
+            for x in range(x1, x2 + 1):
+                pixels[x] = value
+            for k in range(3 * (ranges[x1, 2] & 127), 3 * ((ranges[x2, 3] + 1) & 127)):
+                averages[k] = plain_averages[color, k]
     return count
 
 
 @compiled
-def _paste(text, y, left, state, count, palette, columns, ranges):
+def _paste(text, y, left, state, count, ranges):
     """Copy row y of the text to the pixels from `left`; returns how many cells are listed."""
-    averages, plain, pixels, mixed = state
+    averages, pixels, is_mixed, mixed = state
     right = min(left + text.shape[1], WIDTH)
-    for j in range(ranges[left, 0] & 127, (ranges[right - 1, 1] & 127) + 1):
-        if plain[j] != MIXED:
-            under = palette[plain[j] & 63]
-            for k in range(LANES):
-                pixels[j, k] = under
-            plain[j] = MIXED
-            mixed[count] = j
-            count += 1
-        first = columns[j, 0]
-        for x in range(max(left, first), min(right, columns[j, 1] + 1)):
-            pixels[j, x - first] = text[y, x - left]
+    for x in range(left, right):
+        pixels[x] = text[y, x - left]
+    for j in range(ranges[left, 0], ranges[right - 1, 1] + 1):
+        mixed[count] = j
+        count += 1 - is_mixed[j]
+        is_mixed[j] = 1
     return count
 
 
@@ -165,22 +176,21 @@ def shrink(commands, counts, palette, plain_averages, text, place, filters, buff
     commands, counts: of utils/rasterizer.py. palette: int64 0xRRGGBB; plain_averages: of
     `plain_averages_of`. text: int64 0xRRGGBB bitmap; place: its left, top in flipped rows.
     """
-    columns, ranges, whole, column_recip, rows, row_recip, bits = filters
-    averages, plain, pixels, mixed, total = buffers
-    state = averages, plain, pixels, mixed
+    columns, ranges, column_recip, rows, row_recip, bits = filters
+    averages, pixels, is_mixed, mixed, total = buffers
+    state = averages, pixels, is_mixed, mixed
     cell = SIZE - 1
     for y in range(HEIGHT):
         flipped = HEIGHT - 1 - y
-        count = _row(commands[y], counts[y], state, palette, plain_averages, columns, ranges)
-        if 0 <= flipped - place[1] < text.shape[0]:
-            count = _paste(
-                text, flipped - place[1], place[0], state, count, palette, columns, ranges
-            )
-        for i in range(count):
-            j = mixed[i] & 127
-            if plain[j] == MIXED:
-                _average(pixels, averages, j, columns, whole, column_recip, bits)
-                plain[j] = 0  # done; it may be listed twice
+        text_row = flipped - place[1]
+        if text_row >= -1 and text_row <= len(text) or not _same_row(commands, counts, y):
+            count = _row(commands, y, counts[y], state, palette, plain_averages, ranges)
+            if 0 <= text_row < len(text):
+                count = _paste(text, text_row, place[0], state, count, ranges)
+            for i in range(count):
+                j = mixed[i] & 127
+                _average(pixels, averages, j, columns, column_recip, bits)
+                is_mixed[j] = 0
         if flipped == HEIGHT - 1:
             for k in range(3 * SIZE):
                 total[k] = averages[k] * rows[cell, 3] >> bits
