@@ -47,7 +47,7 @@ class Settings(CommonSettings):
     )
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     env: str = setting(
-        "gymnasium", "which drawing of the same environment", choices=tuple(ENVIRONMENTS)
+        "gymnasium", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
 
 
@@ -156,7 +156,7 @@ def collect(tasks: list[Drive], workers: int) -> None:
             laps += outcome.lap_finished
             left += outcome.left_playfield
             bar.update()
-            bar.set_postfix(score=f"{np.mean(scores):.0f}", steps=steps)
+            bar.set_postfix(score=f"{np.mean(scores):.0f}", steps=steps, refresh=False)
     if tasks:
         print(
             f"{len(tasks)} episodes, {steps} steps: score {np.mean(scores):.1f} ± "

@@ -155,7 +155,7 @@ def train(settings: Settings) -> None:
             if number % settings.evaluate_every == 0 or number == last:
                 record = {name: float(value) for name, value in loss._asdict().items()}
                 metrics.append(step=number, **record, **evaluate(state.vae, frames, settings))
-                bar.set_postfix(mse=f"{record['mse']:.4f}", kl=f"{record['kl']:.1f}")
+                bar.set_postfix(mse=f"{record['mse']:.4f}", kl=f"{record['kl']:.1f}", refresh=False)
             if number == last or time.monotonic() - saved_at > settings.save_seconds:
                 stop_if_diverged(state.vae, number, saved)
                 checkpoints.save(saved, header("vae training", number), state)

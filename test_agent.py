@@ -44,7 +44,7 @@ class Settings(CommonSettings):
     dream_from: int = setting(100, "step at which the film's open-loop dream begins", minimum=0)
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     env: str = setting(
-        "gymnasium", "which drawing of the same environment", choices=tuple(ENVIRONMENTS)
+        "gymnasium", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
 
 
@@ -74,7 +74,9 @@ def drive_all(tasks: list[Drive], workers: int, label: str) -> list[Outcome]:
         for _, outcome in run_tasks(run_drive, tasks, min(workers, len(tasks))):
             outcomes[outcome.track] = outcome
             bar.update()
-            bar.set_postfix(mean=f"{np.mean([o.score for o in outcomes.values()]):.0f}")
+            bar.set_postfix(
+                mean=f"{np.mean([o.score for o in outcomes.values()]):.0f}", refresh=False
+            )
     return [outcomes[task.track] for task in tasks]
 
 

@@ -63,7 +63,9 @@ class Settings(CommonSettings):
     validation_tracks: int = setting(8, "real tracks that each saved mean drives", minimum=1)
     real_validation: bool = setting(True, "choose among saved means by real validation tracks")
     workers: int = setting(default_workers(), "processes for real drives", minimum=1)
-    env: str = setting("gymnasium", "drawing of the real tracks", choices=tuple(ENVIRONMENTS))
+    env: str = setting(
+        "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
+    )
     save_every: int = setting(10, "generations between saved states", minimum=1)
     fresh: bool = setting(False, "begin from zero even where the last controller could be used")
 
@@ -210,7 +212,9 @@ def train(settings: Settings) -> None:
             if "judged" in record or number % settings.save_every == 0:
                 checkpoints.save(saved, header("controller training", number), state)
             bar.update()
-            bar.set_postfix(best=f"{record['best']:.0f}", mean=f"{record['mean']:.0f}")
+            bar.set_postfix(
+                best=f"{record['best']:.0f}", mean=f"{record['mean']:.0f}", refresh=False
+            )
 
     best = choose(settings, plan.first)
     _, controller = checkpoints.load_controller(snapshot_path(settings, best["step"]))

@@ -208,9 +208,8 @@ def train(settings: Settings) -> None:
                 forecasts = evaluate(state.rnn, episodes, starts)
                 record |= {name: float(value) for name, value in forecasts.items()}
                 metrics.append(step=number, **record)
-                bar.set_postfix(
-                    nll=f"{record['nll']:.3f}", optimism=f"{record['optimism_200']:.1f}"
-                )
+                shown = {name: round(record[name], 2) for name in ("nll", "optimism_200")}
+                bar.set_postfix(shown, refresh=False)
             if number == last or time.monotonic() - saved_at > settings.save_seconds:
                 stop_if_diverged(state.rnn, number, saved)
                 checkpoints.save(saved, header("rnn training", number), state)

@@ -54,7 +54,7 @@ class Drive:
     track: int
     driver: str
     max_steps: int
-    environment: str = "gymnasium"
+    environment: str = "fast"
     seed: int = 0  # of the driver's noise, together with mode and track
     exploration: float = 0.0  # standard deviation of the noise on an iterative agent's actions
     agent: AgentFiles | None = None

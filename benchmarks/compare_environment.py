@@ -1,0 +1,84 @@
+"""Compare FastCarRacing-v3 with Gymnasium's CarRacing-v3, byte by byte.
+
+    python benchmarks/compare_environment.py            # 40 tracks, 20,000 frames: about 5 minutes
+    python benchmarks/compare_environment.py --frames 2000 --tracks 5
+
+Both environments get the same seeds and actions, from five ways of driving in turn. Every
+observation, reward, end and info is compared; exits with 1 at any difference.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.box2d.car_racing import PLAYFIELD
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.driving import STYLES  # noqa: E402
+
+
+def occasions(env) -> list[str]:
+    """What a frame of `env` shows, for the count of what was compared."""
+    hull = env.car.hull
+    x, y = hull.position
+    shown = {
+        "zoom phase": env.t < 1,
+        "edge of the playfield": max(abs(x), abs(y)) > PLAYFIELD - 20,
+        "spin": abs(hull.angularVelocity) > 2.5,
+        "on grass": not any(wheel.tiles for wheel in env.car.wheels),
+        "red and white border": any(
+            abs(poly[0][0] - x) + abs(poly[0][1] - y) < 20
+            for poly, color in env.road_poly
+            if color[0] == 255
+        ),
+    }
+    return [name for name, yes in shown.items() if yes]
+
+
+def compare_track(seed: int, style: str, steps: int, seen: Counter, **options) -> list[str]:
+    """Drive one track in both environments; counts into `seen` and returns the differences."""
+    original = gymnasium.make("CarRacing-v3", **options)
+    ours = gymnasium.make("utils.fast_car_racing:FastCarRacing-v3", **options)
+    random = np.random.default_rng(seed)
+    results = [env.reset(seed=seed) for env in (original, ours)]
+    differences = [] if np.array_equal(results[0][0], results[1][0]) else [f"{seed}: reset"]
+    for step in range(steps):
+        action = STYLES[style](original.unwrapped, step, random)
+        left, right = original.step(action), ours.step(action)
+        seen["frames"] += 1
+        seen.update(occasions(original.unwrapped))
+        if not np.array_equal(left[0], right[0]):
+            differences.append(f"track {seed}, step {step}: {(left[0] != right[0]).sum()} levels")
+        if left[1:] != right[1:]:
+            differences.append(f"track {seed}, step {step}: {left[1:]} is not {right[1:]}")
+        if left[2] or left[3]:
+            seen["truncated" if left[3] else f"ended with {left[4]}"] += 1
+            break
+    return differences
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--frames", type=int, default=20_000, help="compare at least so many")
+    parser.add_argument("--tracks", type=int, default=40, help="drive at least so many")
+    parser.add_argument("--first-track", type=int, default=0, help="seed of the first track")
+    arguments = parser.parse_args()
+    seen, differences, track = Counter(), [], 0
+    while track < arguments.tracks or seen["frames"] < arguments.frames:
+        style = list(STYLES)[track % len(STYLES)]
+        steps = 1000 if track < len(STYLES) else 500  # some to the time limit
+        found = compare_track(arguments.first_track + track, style, steps, seen)
+        print(f"{track:3d} {style:9s} {seen['frames']:6d} frames, {len(found)} differences")
+        differences += found
+        track += 1
+    print(f"\n{track} tracks: {dict(seen)}")
+    print(f"{len(differences)} differences", *differences[:20], sep="\n")
+    return 1 if differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

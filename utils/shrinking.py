@@ -1,0 +1,208 @@
+"""The rows of Gymnasium's surface, averaged down to the observation as pygame's `smoothscale` does.
+
+`smoothscale` first shrinks every row from 1000 pixels to 96 *cells*, rounding to whole levels, then
+the columns likewise. Here a cell that a span covers gets its average from a table; only the *mixed*
+cells, in which a span ends, are averaged from their pixels. Rows come as the commands of
+utils/rasterizer.py; docs/environment.md tells the rules.
+"""
+
+import numpy as np
+
+from utils.rasterizer import HEIGHT, OPAQUE, WIDTH, compiled
+
+SIZE = 96  # the observation is SIZE x SIZE
+WHOLE = 9  # pixels that belong whole to a cell; some have one more
+BITS = {"GENERIC": 16, "SSE2": 14, "NEON": 14}  # fraction bits of smoothscale's backends
+
+
+def shrinking_axis(length: int, size: int, bits: int) -> tuple[np.ndarray, int]:
+    """How `smoothscale` shares `length` pixels among `size` cells, with `bits` of fraction.
+
+    Returns an int64 array (size, 4), for each cell its first and last pixel and their weights (of
+    1 << bits; pixels between count whole), and the 16-bit reciprocal of a cell's length.
+    """
+    unit = 1 << bits
+    space = unit * length // size
+    cells = np.empty((size, 4), np.int64)
+    first, head, pixel = 0, unit, 0
+    for cell in range(size):
+        left = space if cell == 0 else space - head
+        pixel = first if cell == 0 else first + 1
+        while left > unit:
+            left -= unit
+            pixel += 1
+        cells[cell] = first, pixel, head, left
+        first, head = pixel, unit - left
+    return cells, (1 << (bits + 16)) // space
+
+
+def cell_ranges(cells: np.ndarray, length: int) -> np.ndarray:
+    """For each pixel (length, 4): the first and last cell that it is part of, then the first cell
+    that begins at or after it and the last cell that ends at or before it."""
+    pixel = np.arange(length)
+    first, last = cells[:, 0], cells[:, 1]
+    return np.stack(
+        [
+            np.searchsorted(last, pixel, "left"),
+            np.searchsorted(first, pixel, "right") - 1,
+            np.searchsorted(first, pixel, "left"),
+            np.searchsorted(last, pixel, "right") - 1,
+        ],
+        axis=1,
+    ).astype(np.int64)
+
+
+def plain_cells(colors: np.ndarray, cells: np.ndarray, recip: int, bits: int) -> np.ndarray:
+    """The averages of rows of one colour: (n, 3) uint8 to (n, 3 * SIZE) uint8."""
+    value = colors.astype(np.int64)[:, None, :]
+    first, last, head, tail = (column[None, :, None] for column in cells.T)
+    total = (value * head >> bits) + value * (last - first - 1) + (value * tail >> bits)
+    return (total * recip >> 16).astype(np.uint8).reshape(len(colors), -1)
+
+
+def buffers() -> tuple[np.ndarray, ...]:
+    """Working memory of `shrink`: averages and pixels of a row; whether a cell is mixed, and which
+    are; the sum over rows."""
+    return (
+        np.empty(3 * SIZE, np.uint8),
+        np.empty(WIDTH, np.uint32),
+        np.zeros(SIZE, np.uint8),
+        np.empty(SIZE + 1, np.int64),
+        np.empty(3 * SIZE, np.uint16),
+    )
+
+
+@compiled
+def _mix(under, over, alpha):
+    """SDL_gfx's blend of two 0xRRGGBB colours, each level rounded down."""
+    red, green, blue = under >> 16, (under >> 8) & 255, under & 255
+    red += (((over >> 16) - red) * alpha) >> 8
+    green += ((((over >> 8) & 255) - green) * alpha) >> 8
+    blue += (((over & 255) - blue) * alpha) >> 8
+    return red << 16 | green << 8 | blue
+
+
+@compiled
+def _average(pixels, averages, j, columns, recip, bits):
+    """The rounded averages of the three levels of cell j."""
+    first, last, head, tail = columns[j, 0] & 1023, columns[j, 1], columns[j, 2], columns[j, 3]
+    red_blue = green = 0
+    for k in range(1, WHOLE + 1):
+        value = pixels[first + k]
+        red_blue += value & 0xFF00FF
+        green += value & 0x00FF00
+    if last - first > WHOLE + 1:
+        value = pixels[first + WHOLE + 1]
+        red_blue += value & 0xFF00FF
+        green += value & 0x00FF00
+    left, right = np.int64(pixels[first]), np.int64(pixels[last])
+    for channel in range(3):
+        shift = 16 - 8 * channel
+        total = green >> 8 if channel == 1 else (red_blue >> shift) & 0xFFFF
+        total += (((left >> shift) & 255) * head >> bits) + (
+            ((right >> shift) & 255) * tail >> bits
+        )
+        averages[3 * j + channel] = (total * recip) >> 16
+
+
+# A command that covers a row from end to end, whatever its colour
+ANY_COLOR = ~(63 << 20)
+FULL_ROW = (WIDTH - 1) << 10 | OPAQUE << 28
+
+
+@compiled
+def _same_row(commands, counts, y):
+    """Whether row y has the commands of the row before."""
+    if y == 0 or counts[y] != counts[y - 1]:
+        return False
+    for i in range(counts[y]):
+        if commands[y, i] != commands[y - 1, i]:
+            return False
+    return True
+
+
+@compiled
+def _row(commands, y, n, state, palette, plain_averages, ranges):
+    """Obey the n commands of row y; returns how many cells are listed as mixed."""
+    averages, pixels, is_mixed, mixed = state
+    start, color = 0, 0
+    if n > 0 and commands[y, 0] & ANY_COLOR == FULL_ROW:
+        start, color = 1, (commands[y, 0] >> 20) & 63
+    value = palette[color]
+    for x in range(WIDTH):
+        pixels[x] = value
+    for k in range(3 * SIZE):
+        averages[k] = plain_averages[color, k]
+    count = 0
+    for i in range(start, n):
+        command = commands[y, i]
+        x1, x2 = command & 1023, (command >> 10) & 1023
+        color, alpha = (command >> 20) & 63, (command >> 28) & 255
+        value = palette[color]
+        # The first and the last cell touched become mixed, without a branch to mispredict.
+        low, high = ranges[x1, 0] & 127, ranges[x2, 1] & 127
+        mixed[count] = low
+        count += 1 - is_mixed[low]
+        is_mixed[low] = 1
+        mixed[count] = high
+        count += 1 - is_mixed[high]
+        is_mixed[high] = 1
+        if alpha != OPAQUE:
+            pixels[x1] = _mix(np.int64(pixels[x1]), value, alpha)
+        else:
+            for x in range(x1, x2 + 1):
+                pixels[x] = value
+            for k in range(3 * (ranges[x1, 2] & 127), 3 * ((ranges[x2, 3] + 1) & 127)):
+                averages[k] = plain_averages[color, k]
+    return count
+
+
+@compiled
+def _paste(text, y, left, state, count, ranges):
+    """Copy row y of the text to the pixels from `left`; returns how many cells are listed."""
+    averages, pixels, is_mixed, mixed = state
+    right = min(left + text.shape[1], WIDTH)
+    for x in range(left, right):
+        pixels[x] = text[y, x - left]
+    for j in range(ranges[left, 0], ranges[right - 1, 1] + 1):
+        mixed[count] = j
+        count += 1 - is_mixed[j]
+        is_mixed[j] = 1
+    return count
+
+
+@compiled
+def shrink(commands, counts, palette, plain_averages, text, place, filters, buffers, frame):
+    """Turn the commands of a whole surface into the uint8 frame (SIZE, 3 * SIZE).
+
+    commands, counts: of utils/rasterizer.py. palette: int64 0xRRGGBB; plain_averages: of
+    `plain_averages_of`. text: int64 0xRRGGBB bitmap; place: its left, top in flipped rows.
+    """
+    columns, ranges, column_recip, rows, row_recip, bits = filters
+    averages, pixels, is_mixed, mixed, total = buffers
+    state = averages, pixels, is_mixed, mixed
+    cell = SIZE - 1
+    for y in range(HEIGHT):
+        flipped = HEIGHT - 1 - y
+        text_row = flipped - place[1]
+        if text_row >= -1 and text_row <= len(text) or not _same_row(commands, counts, y):
+            count = _row(commands, y, counts[y], state, palette, plain_averages, ranges)
+            if 0 <= text_row < len(text):
+                count = _paste(text, text_row, place[0], state, count, ranges)
+            for i in range(count):
+                j = mixed[i] & 127
+                _average(pixels, averages, j, columns, column_recip, bits)
+                is_mixed[j] = 0
+        if flipped == HEIGHT - 1:
+            for k in range(3 * SIZE):
+                total[k] = averages[k] * rows[cell, 3] >> bits
+        elif flipped == rows[cell, 0]:
+            for k in range(3 * SIZE):
+                last = averages[k] * rows[cell, 2] >> bits
+                frame[cell, k] = (total[k] + last) * row_recip >> 16
+            cell -= 1
+            for k in range(3 * SIZE):
+                total[k] = averages[k] * rows[cell, 3] >> bits
+        else:
+            for k in range(3 * SIZE):
+                total[k] += averages[k]
