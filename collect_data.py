@@ -47,7 +47,7 @@ class Settings(CommonSettings):
     )
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     env: str = setting(
-        "gymnasium", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
+        "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
 
 

@@ -44,7 +44,7 @@ class Settings(CommonSettings):
     dream_from: int = setting(100, "step at which the film's open-loop dream begins", minimum=0)
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     env: str = setting(
-        "gymnasium", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
+        "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
 
 

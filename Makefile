@@ -1,0 +1,58 @@
+# Every target is a few plain commands; the README shows them for those without make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+QUICK = --preset quick --data-dir data/quick --run-dir runs/quick
+PRESET ?= laptop
+DATA_DIR ?= data
+RUN_DIR ?= runs/default
+FLAGS = --preset $(PRESET) --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
+
+.PHONY: help run test lint iterate benchmark-environment compare-environment clean
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/installed-test: requirements-test.txt requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
+	touch $(VENV)/installed $@
+
+run: $(VENV)/installed  ## a first taste: all six steps in about 14 minutes of 2 CPU cores
+	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 12
+	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 36
+	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 12
+	$(BIN)/python run_vae_training.py $(QUICK)
+	$(BIN)/python process_data.py $(QUICK)
+	$(BIN)/python train_rnn.py $(QUICK)
+	$(BIN)/python train_dream.py $(QUICK)
+	$(BIN)/python test_agent.py $(QUICK) --yardstick random
+
+iterate: $(VENV)/installed  ## one Sim2Real2Sim round with the agent of RUN_DIR
+	$(BIN)/python collect_data.py $(FLAGS) --mode on-policy
+	$(BIN)/python process_data.py $(FLAGS)
+	$(BIN)/python train_rnn.py $(FLAGS)
+	$(BIN)/python train_dream.py $(FLAGS)
+	$(BIN)/python test_agent.py $(FLAGS) --split validation --episodes 16
+
+test: $(VENV)/installed-test  ## the tests
+	$(BIN)/python -m pytest --quiet
+
+lint: $(VENV)/installed-test  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+benchmark-environment: $(VENV)/installed  ## steps per second: Gymnasium's drawing, EnvPool, ours
+	$(BIN)/python -m benchmarks.environment
+
+compare-environment: $(VENV)/installed  ## every frame of 40 tracks against Gymnasium's
+	$(BIN)/python -m benchmarks.compare_environment
+
+clean:  ## remove the environment, never data or runs
+	rm -rf $(VENV)

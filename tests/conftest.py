@@ -1,0 +1,16 @@
+"""Shapes in annotations are checked as tests run, and broadcasting by rank is an error."""
+
+import os
+
+# Before JAX is imported anywhere: tests run on the CPU, whatever the machine has.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+from jaxtyping import install_import_hook
+
+with install_import_hook("models", "beartype.beartype"):
+    import models.controller
+    import models.dream
+    import models.forecast
+    import models.rnn
+    import models.vae  # noqa: F401
