@@ -262,6 +262,8 @@ def first_state(plan: Plan, evolution: Evolution, settings: Settings) -> tuple[C
         _, last = checkpoints.load_controller(settings.run_dir / "controller.eqx")
         mean = evolution.whitening.unfold(last)
     state = search.init(jax.random.key(settings.seed), mean, params)
+    # Some leaves begin weakly typed and do not stay so: `evolve` would be compiled twice.
+    state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
     if plan.action == "resume":
         saved = settings.run_dir / "controller.training.eqx"
         _, state = checkpoints.load(saved, "controller training", lambda _: state)
