@@ -158,9 +158,9 @@ def test_second_run_is_refused_naming_the_first_until_that_is_killed(tmp_path: P
     # A first run's half-written file is not an orphan while that run lives.
     growing = tmp_path / ".7.npz.1.partial"
     growing.write_bytes(b"half")
-    with pytest.raises(Failure, match=rf"{tmp_path} is in use by process {child.pid}\b"):
-        with locked(tmp_path):
-            pytest.fail("two runs hold one folder")
+    refused = pytest.raises(Failure, match=rf"{tmp_path} is in use by process {child.pid}\b")
+    with refused, locked(tmp_path):
+        pytest.fail("two runs hold one folder")
     assert growing.exists()
     kill(child)
     with locked(tmp_path):
