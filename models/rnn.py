@@ -99,7 +99,7 @@ class MDNRNN(eqx.Module):
 
         return jax.lax.scan(advance, state, inputs)[1]
 
-    def _advance(self, state: LSTMState, projected: Float[Array, " 4*hidden"]) -> LSTMState:
+    def _advance(self, state: LSTMState, projected: Float[Array, " gates"]) -> LSTMState:
         gates = projected + state.hidden @ self.from_hidden
         into, forget, candidate, out = jnp.split(gates, 4, axis=-1)
         # Forgetting starts near "keep" (bias 1): gradients reach back from the first batch on.
