@@ -356,7 +356,9 @@ def write_agent(folder: Path, seed: int) -> AgentFiles:
     """A V, M and C that belong together, tiny but for V."""
     files = AgentFiles.of_run(folder)
     nothing_done = {"step": 0, "first": 0, "continued_from": ""}
-    vae = ConvVAE(3, key=jax.random.key(seed))
+    # Constant weights: drawing four million random ones takes seconds to compile.
+    shapes = eqx.filter_eval_shape(ConvVAE, 3, key=jax.random.key(0))
+    vae = jax.tree.map(lambda leaf: jnp.full(leaf.shape, seed / 100, leaf.dtype), shapes)
     save(files.vae, Header("vae", {"latent": 3}, {}, {}, nothing_done), vae)
     inputs = {"vae": sha256_of(files.vae)}
     rnn = MDNRNN(**SIZES, key=jax.random.key(seed))
