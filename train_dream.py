@@ -62,12 +62,18 @@ class Settings(CommonSettings):
     validate_every: int = setting(50, "generations between saved means", minimum=1)
     validation_tracks: int = setting(8, "real tracks that each saved mean drives", minimum=1)
     real_validation: bool = setting(True, "choose among saved means by real validation tracks")
-    workers: int = setting(default_workers(), "processes for real drives", minimum=1)
+    workers: int = setting(
+        default_workers(), "processes for real drives", minimum=1, changes_result=False
+    )
     env: str = setting(
         "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
-    save_every: int = setting(10, "generations between saved states", minimum=1)
-    fresh: bool = setting(False, "begin from zero even where the last controller could be used")
+    save_every: int = setting(
+        10, "generations between saved states", minimum=1, changes_result=False
+    )
+    fresh: bool = setting(
+        False, "begin from zero even where the last controller could be used", changes_result=False
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {
