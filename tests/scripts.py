@@ -98,9 +98,14 @@ class Workshop:
         signal_number: int,
         is_at_work: Callable[[], bool],
         is_done: Callable[[], bool],
+        started: Callable[[int], object] = lambda group: None,
     ) -> subprocess.CompletedProcess[str]:
-        """Start a script, and signal its whole process group as soon as it is at work."""
+        """Start a script, and signal its whole process group as soon as it is at work.
+
+        `started` gets the number of that group.
+        """
         process = self.start(script, *flags)
+        started(process.pid)
         end = time.monotonic() + TIMEOUT
         while not is_at_work():
             assert process.poll() is None, process.communicate()[1]
@@ -162,6 +167,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONUNBUFFERED": "1",
     }
+    if "TB_WS" in os.environ:
+        return Workshop(
+            Path(os.environ["TB_WS"]),
+            {**environment, "JAX_COMPILATION_CACHE_DIR": os.environ["TB_WS"] + "/cache"},
+        )  # DEV
     made = Workshop(folder, environment)
     for mode, episodes in COLLECTED.items():
         made.succeed("collect_data.py", "--mode", mode, "--episodes", str(episodes))

@@ -1,5 +1,7 @@
 """Killed at work by kill −9 and run again, each stage ends with an uninterrupted run's bytes."""
 
+from pathlib import Path
+
 import pytest
 from scripts import KILL, Workshop
 
