@@ -22,12 +22,12 @@ TIMEOUT = 300.0  # seconds; the slowest script takes about 20 on 2 quiet cores
 FLAGS: dict[str, list[str]] = {
     "collect_data.py": ["--max-steps", "60", "--workers", "2"],
     "run_vae_training.py": [
-        *("--steps", "12", "--continue-steps", "2", "--batch", "4"),
+        *("--steps", "12", "--continue-steps", "12", "--batch", "4"),
         *("--evaluate-every", "6"),
     ],
     "process_data.py": ["--batch", "16"],
     "train_rnn.py": [
-        *("--steps", "24", "--continue-steps", "2", "--lanes", "4", "--window", "16"),
+        *("--steps", "24", "--continue-steps", "24", "--lanes", "4", "--window", "16"),
         *("--evaluate-every", "12"),
     ],
     "train_dream.py": [
@@ -167,11 +167,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONUNBUFFERED": "1",
     }
-    if "TB_WS" in os.environ:
-        return Workshop(
-            Path(os.environ["TB_WS"]),
-            {**environment, "JAX_COMPILATION_CACHE_DIR": os.environ["TB_WS"] + "/cache"},
-        )  # DEV
     made = Workshop(folder, environment)
     for mode, episodes in COLLECTED.items():
         made.succeed("collect_data.py", "--mode", mode, "--episodes", str(episodes))

@@ -378,7 +378,7 @@ def test_ctrl_c_while_training(workshop: Workshop, tmp_path: Path) -> None:
     groups: list[int] = []
     done = again.stop_at_work(
         "train_rnn.py",
-        *("--steps", "100000", "--save-seconds", "0"),
+        *("--save-seconds", "0"),
         signal_number=signal.SIGINT,
         is_at_work=state.exists,
         is_done=final.exists,
