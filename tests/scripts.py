@@ -22,12 +22,12 @@ TIMEOUT = 300.0  # seconds; the slowest script takes about 20 on 2 quiet cores
 FLAGS: dict[str, list[str]] = {
     "collect_data.py": ["--max-steps", "60", "--workers", "2"],
     "run_vae_training.py": [
-        *("--steps", "12", "--continue-steps", "2", "--batch", "4"),
+        *("--steps", "12", "--continue-steps", "12", "--batch", "4"),
         *("--evaluate-every", "6"),
     ],
     "process_data.py": ["--batch", "16"],
     "train_rnn.py": [
-        *("--steps", "24", "--continue-steps", "2", "--lanes", "4", "--window", "16"),
+        *("--steps", "24", "--continue-steps", "24", "--lanes", "4", "--window", "16"),
         *("--evaluate-every", "12"),
     ],
     "train_dream.py": [
@@ -98,9 +98,14 @@ class Workshop:
         signal_number: int,
         is_at_work: Callable[[], bool],
         is_done: Callable[[], bool],
+        started: Callable[[int], object] = lambda group: None,
     ) -> subprocess.CompletedProcess[str]:
-        """Start a script, and signal its whole process group as soon as it is at work."""
+        """Start a script, and signal its whole process group as soon as it is at work.
+
+        `started` gets the number of that group.
+        """
         process = self.start(script, *flags)
+        started(process.pid)
         end = time.monotonic() + TIMEOUT
         while not is_at_work():
             assert process.poll() is None, process.communicate()[1]

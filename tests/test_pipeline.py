@@ -187,7 +187,7 @@ def test_sim2real2sim(own: Workshop) -> None:
     assert " 5 to encode" in own.succeed("process_data.py")  # these, and three of the tests above
     assert "going on from the last weights" in own.succeed("train_rnn.py")
     assert read_header(own.run_dir / "rnn.eqx").progress["continued_from"] == rnn
-    assert read_header(own.run_dir / "rnn.eqx").progress["step"] == 24 + 2
+    assert read_header(own.run_dir / "rnn.eqx").progress["step"] == 24 + 24
     assert "going on from the last weights" in own.succeed("train_dream.py")
     assert read_header(own.run_dir / "controller.eqx").progress["continued_from"] == controller
     # A new agent: the same command drives new tracks of its own.
