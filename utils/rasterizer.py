@@ -63,7 +63,7 @@ def _steep(commands, counts, inside, x, y, step, dx, dy, color):
     for i in range(max(1, DASHBOARD - y), dy):
         weight = (i * slope >> 8) & 255
         near, row = x + step * (i * slope >> 16), y + i
-        far, first, last = near + step, inside[row, 0], inside[row, 1]
+        far, first, last = near + step, np.int64(inside[0, row]), np.int64(inside[1, row])
         near_alpha, far_alpha = (255 * (255 - weight)) >> 8, (255 * weight) >> 8
         count = min(counts[row], MAX_COMMANDS - 2)
         if near_alpha > 0 and (near < first or near > last):
@@ -92,7 +92,7 @@ def _flat(commands, counts, inside, x, y, step, dx, dy, color):
             if row < DASHBOARD or row >= HEIGHT:
                 continue
             # what lies left of the polygon's fill, then what lies right of it
-            first, last = inside[row, 0], inside[row, 1]
+            first, last = np.int64(inside[0, row]), np.int64(inside[1, row])
             pause, resume = min(high, first - 1), max(low, last + 1)
             if first > last:
                 pause, resume = high, high + 1
@@ -188,68 +188,86 @@ def _sort(values, count):
 
 
 @compiled
-def _crossings(points, crossings, found):
-    """Where each row meets the outline of an SDL_gfx filled polygon, in 1/65536 pixels, unsorted.
+def _fill(points, left, right):
+    """The spans of `gfxdraw.filled_polygon`, first and last pixel, into left and right (HEIGHT).
 
-    points: int64 (n, 2); crossings: (HEIGHT, MAX_CORNERS); found: (HEIGHT), how many in each row.
-    Returns the visible rows, low and high.
+    points: int64 (4, 2). The sides that go up give one end of each row, those that go down the
+    other. Returns the visible rows, low and high; none for an outline of no height or one that
+    turns more than twice, which _zigzag fills.
     """
-    n = len(points)
-    top = points[:, 1].max()
-    low, high = max(points[:, 1].min(), DASHBOARD), min(top, HEIGHT - 1)
+    top = max(points[0, 1], points[1, 1], points[2, 1], points[3, 1])
+    low = min(points[0, 1], points[1, 1], points[2, 1], points[3, 1])
+    low, high = max(low, DASHBOARD), min(top, HEIGHT - 1)
+    if _turns(points) != 2:
+        return 1, 0
+    for i in range(4):
+        x1, y1 = points[(i + 3) & 3, 0], points[(i + 3) & 3, 1]
+        x2, y2 = points[i, 0], points[i, 1]
+        if y1 < y2:
+            _crossings(x1, y1, x2, y2, top, right)
+        elif y1 > y2:
+            _crossings(x2, y2, x1, y1, top, left)
     for y in range(low, high + 1):
-        found[y] = 0
-    for i in range(n):
-        x1, y1, x2, y2 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
-        if y1 > y2:
-            x1, y1, x2, y2 = x2, y2, x1, y1
-        dy = y2 - y1
-        begin, end = max(y1, DASHBOARD), min(y2 if y2 == top else y2 - 1, HEIGHT - 1)
-        if dy == 0 or begin > end:
-            continue
-        # 65536 * (y - y1) // dy, row by row, without dividing in each
-        part, rest = 65536 * (begin - y1) // dy, 65536 * (begin - y1) % dy
-        step, step_rest = 65536 // dy, 65536 % dy
-        for y in range(begin, end + 1):
-            crossings[y, found[y]] = part * (x2 - x1) + 65536 * x1
-            found[y] += 1
-            part, rest = part + step, rest + step_rest
-            if rest >= dy:
-                part, rest = part + 1, rest - dy
+        # 1/65536 pixels, rounded inwards by one of them; the ends may pass each other
+        first, last = min(left[y], right[y]), max(left[y], right[y])
+        first, last = (first + 32769) >> 16, (last + 32767) >> 16
+        left[y], right[y] = min(first, last), max(first, last)
     return low, high
 
 
 @compiled
-def _fill(points, crossings, found):
-    """The spans of `gfxdraw.filled_polygon`: pairs of pixels in `crossings`, `found` in each row.
+def _crossings(x1, y1, x2, y2, top, ends):
+    """Where each row meets a side that goes up, in 1/65536 pixels: SDL_gfx's fixed-point numbers.
 
-    Returns the visible rows, low and high.
+    Divides in double precision, exact for these sizes, since that can go many rows at a time.
     """
-    low, high = _crossings(points, crossings, found)
-    for y in range(low, high + 1):
-        row = crossings[y]
-        if found[y] > 2:
-            _sort(row, found[y])
-        elif row[0] > row[1]:
-            row[0], row[1] = row[1], row[0]
-        for i in range(0, found[y], 2):  # rounded inwards by 1/65536, and a swap if they pass
-            left, right = (row[i] + 32769) >> 16, (row[i + 1] + 32767) >> 16
-            row[i], row[i + 1] = min(left, right), max(left, right)
-    return low, high
+    begin, end = max(y1, DASHBOARD), min(y2 if y2 == top else y2 - 1, HEIGHT - 1)
+    width, start, height = np.int32(x2 - x1), np.int32(65536 * x1), np.float64(y2 - y1)
+    for y in range(begin, end + 1):
+        part = np.int32(np.float64(65536 * (y - y1)) / height)
+        ends[y] = part * width + start
 
 
 @compiled
-def _cover(inside, low, high, crossings, found, rows):
-    """Extend the spans `inside` of rows low..high by those of a polygon that follows them."""
-    for y in range(max(low, rows[0]), min(high, rows[1]) + 1):
-        left, right = crossings[y, 0], crossings[y, 1]
-        first, last = inside[y, 0], inside[y, 1]
-        if found[y] != 2:
-            continue
-        if first > last:
-            inside[y, 0], inside[y, 1] = left, right
-        elif left <= last + 1 and first <= right + 1:
-            inside[y, 0], inside[y, 1] = min(first, left), max(last, right)
+def _turns(points):
+    """How often the outline of int64 (4, 2) corners turns from up to down or back."""
+    turns, before = 0, 0
+    for i in range(8):  # twice around, since the first sides may be level
+        rise = points[(i + 1) & 3, 1] - points[i & 3, 1]
+        turns += i >= 4 and rise * before < 0
+        before = (1 if rise > 0 else -1) if rise != 0 else before
+    return turns
+
+
+@compiled
+def _zigzag(commands, counts, points, color):
+    """`gfxdraw.filled_polygon` for four int64 corners (4, 2) of any kind."""
+    xs = np.empty(4, np.int64)
+    low, high = points[:, 1].min(), points[:, 1].max()
+    for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
+        found = 0
+        for i in range(4):
+            x1, y1, x2, y2 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
+            if y1 > y2:
+                x1, y1, x2, y2 = x2, y2, x1, y1
+            if y1 <= y < y2 or (y == high and y1 < y == y2):
+                xs[found] = 65536 * (y - y1) // (y2 - y1) * (x2 - x1) + 65536 * x1
+                found += 1
+        _sort(xs, found)
+        for i in range(0, found, 2):
+            _span(
+                commands, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color
+            )
+
+
+@compiled
+def _cover(inside, low, high, left, right, rows):
+    """Extend the spans `inside` of rows low..high by those of a polygon that comes later."""
+    for y in range(max(low, rows[0], DASHBOARD), min(high, rows[1], HEIGHT - 1) + 1):
+        first, last = inside[0, y], inside[1, y]
+        touch = (left[y] <= last + 1) & (first <= right[y] + 1)
+        inside[0, y] = min(first, left[y]) if touch else first
+        inside[1, y] = max(last, right[y]) if touch else last
 
 
 @compiled
@@ -259,40 +277,48 @@ def _smooth_polygons(commands, counts, scratch, n):
     A polygon's edges are blended in before it is filled, so what its own fill or one of the next
     two covers is left out: tiles of the road meet without a gap.
     """
-    points, colors, crossings, found, rows, inside = scratch
+    points, colors, spans, rows, inside = scratch
     for i in range(min(n, 2)):
-        rows[i, 0], rows[i, 1] = _fill(points[i], crossings[i], found[i])
+        rows[i, 0], rows[i, 1] = _fill(points[i], spans[i, 0], spans[i, 1])
     for i in range(n):
         if i + 2 < n:
             slot = (i + 2) % 3
-            rows[slot, 0], rows[slot, 1] = _fill(points[i + 2], crossings[slot], found[slot])
+            rows[slot, 0], rows[slot, 1] = _fill(points[i + 2], spans[slot, 0], spans[slot, 1])
         slot, color = i % 3, colors[i]
-        low, high = max(rows[slot, 0] - 1, DASHBOARD), min(rows[slot, 1] + 1, HEIGHT - 1)
-        for y in range(low, high + 1):  # a line may leave the rows of the fill by one
-            inside[y, 0], inside[y, 1] = 1, 0
-        for k in range(i, min(i + 3, n)):
-            _cover(inside, low, high, crossings[k % 3], found[k % 3], rows[k % 3])
+        low, high = rows[slot, 0], rows[slot, 1]
+        zigzag = low > high
+        if zigzag:
+            inside[0], inside[1] = 1, 0
+        else:
+            for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
+                inside[0, y], inside[1, y] = spans[slot, 0, y], spans[slot, 1, y]
+            for y in (low - 1, high + 1):  # a line may leave the rows of the fill by one
+                if 0 <= y < HEIGHT:
+                    inside[0, y], inside[1, y] = 1, 0
+            for k in range(i + 1, min(i + 3, n)):
+                _cover(inside, low, high, spans[k % 3, 0], spans[k % 3, 1], rows[k % 3])
         for k in range(4):
-            j = (k + 1) % 4
+            j = (k + 1) & 3
             _smooth_edge(
                 commands, counts, inside,
                 points[i, k, 0], points[i, k, 1], points[i, j, 0], points[i, j, 1], color,
             )  # fmt: skip
-        _emit(commands, counts, crossings[slot], found[slot], rows[slot], color)
+        if zigzag:
+            _zigzag(commands, counts, points[i], color)
+        else:
+            _emit(commands, counts, spans[slot], low, high, color)
 
 
 @compiled
-def _emit(commands, counts, crossings, found, rows, color):
+def _emit(commands, counts, spans, low, high, color):
     """Append the spans of one polygon."""
-    for y in range(rows[0], rows[1] + 1):
-        count = counts[y]
-        for i in range(0, found[y], 2):
-            left, right = max(crossings[y, i], 0), min(crossings[y, i + 1], WIDTH - 1)
-            if left <= right:
-                command = left | right << 10 | color << 20 | OPAQUE << 28
-                commands[y, min(count, MAX_COMMANDS - 1)] = command
-                count += 1
-        counts[y] = count
+    for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
+        left, right = max(spans[0, y], 0), min(spans[1, y], WIDTH - 1)
+        if left <= right:
+            count = counts[y]
+            command = np.int64(left) | np.int64(right) << 10 | color << 20 | OPAQUE << 28
+            commands[y, min(count, MAX_COMMANDS - 1)] = command
+            counts[y] = count + 1
 
 
 @compiled
@@ -328,15 +354,14 @@ def _plain_polygon(commands, counts, points, color):
 
 
 def scratch_for(n: int) -> tuple[np.ndarray, ...]:
-    """Working memory to draw up to n polygons: their corners and colours, then for three of them
-    the crossings of each row, how many, and which rows; last what need not be blended."""
+    """Working memory to draw up to n polygons: their corners and colours; of three of them the
+    spans and rows that they fill; and the spans that need no blending."""
     return (
         np.empty((n, 4, 2), np.int64),
         np.empty(n, np.int64),
-        np.empty((3, HEIGHT, MAX_CORNERS), np.int64),
-        np.zeros((3, HEIGHT), np.int64),
+        np.empty((3, 2, HEIGHT), np.int32),
         np.empty((3, 2), np.int64),
-        np.empty((HEIGHT, 2), np.int64),
+        np.empty((2, HEIGHT), np.int32),
     )
 
 
