@@ -8,7 +8,7 @@ utils/rasterizer.py; docs/environment.md tells the rules.
 
 import numpy as np
 
-from utils.rasterizer import HEIGHT, OPAQUE, WIDTH, compiled
+from utils.rasterizer import HEIGHT, OPAQUE, WIDTH, compiled, inlined
 
 SIZE = 96  # the observation is SIZE x SIZE
 WHOLE = 9  # pixels that belong whole to a cell; some have one more
@@ -119,6 +119,23 @@ def _same_row(commands, counts, y):
     return True
 
 
+@inlined
+def _paint(pixels, x1, x2, value):
+    """Set pixels x1..x2, eight at a time: the last eight may overlap those before."""
+    if x2 - x1 < 7:
+        for x in range(x1, x2 + 1):
+            pixels[x] = value
+        return
+    x = x1
+    while x + 7 < x2:
+        for k in range(8):
+            pixels[x + k] = value
+        x += 8
+    x = (x2 - 7) & 1023
+    for k in range(8):
+        pixels[x + k] = value
+
+
 @compiled
 def _row(commands, y, n, state, palette, plain_averages, ranges):
     """Obey the n commands of row y; returns how many cells are listed as mixed."""
@@ -136,7 +153,7 @@ def _row(commands, y, n, state, palette, plain_averages, ranges):
         command = commands[y, i]
         x1, x2 = command & 1023, (command >> 10) & 1023
         color, alpha = (command >> 20) & 63, (command >> 28) & 255
-        value = palette[color]
+        value = np.uint32(palette[color])
         # The first and the last cell touched become mixed, without a branch to mispredict.
         low, high = ranges[x1, 0] & 127, ranges[x2, 1] & 127
         mixed[count] = low
@@ -146,10 +163,9 @@ def _row(commands, y, n, state, palette, plain_averages, ranges):
         count += 1 - is_mixed[high]
         is_mixed[high] = 1
         if alpha != OPAQUE:
-            pixels[x1] = _mix(np.int64(pixels[x1]), value, alpha)
+            pixels[x1] = _mix(np.int64(pixels[x1]), np.int64(value), alpha)
         else:
-            for x in range(x1, x2 + 1):
-                pixels[x] = value
+            _paint(pixels, x1, x2, value)
             for k in range(3 * (ranges[x1, 2] & 127), 3 * ((ranges[x2, 3] + 1) & 127)):
                 averages[k] = plain_averages[color, k]
     return count
