@@ -29,8 +29,8 @@ def _font() -> pygame.font.Font:
 
 
 @lru_cache(maxsize=4096)
-def _score_bitmap(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """The score as pygame writes it: int64 0xRRGGBB (height, width), and its left and top pixel."""
+def _score(text: str, backend: str) -> tuple[tuple, int]:
+    """The score as pygame writes it, as shrinking.shrink wants it, and the last column it needs."""
     drawn = _font().render(text, True, (255, 255, 255), (0, 0, 0))
     box = drawn.get_rect()
     box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
@@ -38,8 +38,25 @@ def _score_bitmap(text: str) -> tuple[np.ndarray, np.ndarray]:
     surface.blit(drawn, (0, 0))
     hidden = max(0, -box.left)
     rgb = pygame.surfarray.array3d(surface).astype(np.int64).transpose(1, 0, 2)[:, hidden:]
-    pixels = rgb[:, :, 0] << 16 | rgb[:, :, 1] << 8 | rgb[:, :, 2]
-    return np.ascontiguousarray(pixels), np.array([box.left + hidden, box.top])
+    bitmap = np.ascontiguousarray(rgb[:, :, 0] << 16 | rgb[:, :, 1] << 8 | rgb[:, :, 2])
+    columns, ranges, recip, _, _, bits = _filters(backend)
+    averages, low, high = shrinking.average_text(
+        bitmap, box.left + hidden, columns, ranges, recip, bits
+    )
+    return (averages, low, high, box.top), int(columns[high, 1])
+
+
+@lru_cache(maxsize=4)
+def _filters(backend: str) -> tuple:
+    """What shrinking.shrink needs to know of pygame's smoothscale.
+
+    Raises KeyError if the backend is not one of `shrinking.BITS`.
+    """
+    bits = shrinking.BITS[backend]
+    columns, column_recip = shrinking.shrinking_axis(rasterizer.WIDTH, shrinking.SIZE, bits)
+    rows, row_recip = shrinking.shrinking_axis(rasterizer.HEIGHT, shrinking.SIZE, bits)
+    ranges = shrinking.cell_ranges(columns, rasterizer.WIDTH)
+    return columns, ranges, column_recip, rows, row_recip, bits
 
 
 def _grass_corners() -> np.ndarray:
@@ -60,14 +77,10 @@ class Renderer:
     """
 
     def __init__(self):
-        bits = shrinking.BITS[pygame.transform.get_smoothscale_backend()]
-        columns, column_recip = shrinking.shrinking_axis(rasterizer.WIDTH, shrinking.SIZE, bits)
-        rows, row_recip = shrinking.shrinking_axis(rasterizer.HEIGHT, shrinking.SIZE, bits)
-        ranges = shrinking.cell_ranges(columns, rasterizer.WIDTH)
-        self.filters = columns, ranges, column_recip, rows, row_recip, bits
-        height, most = rasterizer.HEIGHT, rasterizer.MAX_COMMANDS
-        self.commands = np.empty((height, most), np.int64)
-        self.counts = np.zeros(height, np.int64)
+        self.backend = pygame.transform.get_smoothscale_backend()
+        self.filters = _filters(self.backend)
+        self.commands = np.empty((rasterizer.HEIGHT, rasterizer.MAX_COMMANDS), np.int64)
+        self.counts = np.zeros(rasterizer.HEIGHT, np.int64)
         self.buffers = shrinking.buffers()
         self.view = np.empty(40)
 
@@ -110,15 +123,15 @@ class Renderer:
     def draw(self, env: CarRacing) -> np.ndarray | None:
         """The observation, uint8 (96, 96, 3), or None where Gymnasium should draw it."""
         self.view[:] = _view(env)
+        score, last_column = _score(f"{env.reward:04.0f}", self.backend)
         if not rasterizer.draw_scene(
             self.commands, self.counts, self.scratch, self.view, self.corners, self.circles,
-            self.colors, self.shapes, self.palette,
+            self.colors, self.shapes, self.palette, last_column,
         ):  # fmt: skip
             return None
-        text, place = _score_bitmap(f"{env.reward:04.0f}")
         frame = np.empty((shrinking.SIZE, 3 * shrinking.SIZE), np.uint8)
         shrinking.shrink(
-            self.commands, self.counts, self.palette, self.plain_averages, text, place,
+            self.commands, self.counts, self.palette, self.plain_averages, score,
             self.filters, self.buffers, frame,
         )  # fmt: skip
         return frame.reshape(shrinking.SIZE, shrinking.SIZE, 3)

@@ -453,7 +453,7 @@ def _part(commands, counts, shape, body, camera, color):
 
 @compiled
 def _indicator(commands, counts, left, right, top, bottom, color):
-    """A filled rectangle, corners in flipped rows, in any order and truncated."""
+    """A filled rectangle, corners in flipped rows, in any order; returns its first column."""
     x1, x2 = int(left), int(right)
     y1, y2 = HEIGHT - 1 - int(top), HEIGHT - 1 - int(bottom)
     low, high = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
@@ -462,11 +462,16 @@ def _indicator(commands, counts, left, right, top, bottom, color):
             count = min(counts[y], MAX_COMMANDS - 1)
             commands[y, count] = low | high << 10 | color << 20 | OPAQUE << 28
             counts[y] += 1
+    return low
 
 
 @compiled
 def _dashboard(commands, counts, values):
-    """True speed, angular speed of four wheels, steering angle, angular speed: float64 (7)."""
+    """True speed, angular speed of four wheels, steering angle, angular speed: float64 (7).
+
+    Returns the first column drawn in.
+    """
+    first = WIDTH
     for i in range(7):
         value = values[i]
         if not abs(value) > 1e-4:
@@ -474,22 +479,24 @@ def _dashboard(commands, counts, values):
         if i < 5:
             place, scale = (5, 0.02) if i == 0 else (6 + i, 0.01)
             color = SPEED if i == 0 else FRONT if i < 3 else REAR
-            top = HEIGHT - (20.0 + 20.0 * (scale * value))
-            _indicator(commands, counts, place * 25.0, (place + 1) * 25.0, top, 780.0, color)
+            left, right = place * 25.0, (place + 1) * 25.0
+            top, bottom = HEIGHT - (20.0 + 20.0 * (scale * value)), 780.0
         else:
             place, scale = (20, -10.0) if i == 5 else (30, -0.8)
             color = STEERING if i == 5 else GYROSCOPE
-            right = (place + scale * value) * 25.0
-            _indicator(commands, counts, place * 25.0, right, 720.0, 760.0, color)
+            left, right = place * 25.0, (place + scale * value) * 25.0
+            top, bottom = 720.0, 760.0
+        first = min(first, _indicator(commands, counts, left, right, top, bottom, color))
+    return first
 
 
 @compiled
-def draw_scene(commands, counts, scratch, view, corners, circles, colors, shapes, palette):
+def draw_scene(commands, counts, scratch, view, corners, circles, colors, shapes, palette, text):
     """Fill `commands` (HEIGHT, MAX_COMMANDS) and their `counts` (HEIGHT) with a whole surface.
 
     view: float64 (40): the camera's cos, sin, zoom, x and y shift; seven indicators; `bodies` and
     `treads` of the car. corners, colors: of field, grass and road, each in a circle x, y, radius.
-    palette: int64 0xRRGGBB, beginning with `FIXED_COLORS`.
+    palette: int64 0xRRGGBB, beginning with `FIXED_COLORS`. text: the last column of the score.
     Returns False where a frame is beyond this renderer, and Gymnasium should draw it.
     """
     for y in range(HEIGHT):
@@ -498,5 +505,6 @@ def draw_scene(commands, counts, scratch, view, corners, circles, colors, shapes
     if not _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
         return False
     _car(commands, counts, shapes, view[12:32], view[32:40], camera)
-    _dashboard(commands, counts, view[5:12])
+    if _dashboard(commands, counts, view[5:12]) <= text:
+        return False
     return counts.max() < MAX_COMMANDS - 2

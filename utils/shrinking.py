@@ -11,6 +11,7 @@ import numpy as np
 from utils.rasterizer import HEIGHT, OPAQUE, WIDTH, compiled, inlined
 
 SIZE = 96  # the observation is SIZE x SIZE
+RED_BLUE = 0xFF000000FF  # where _average keeps its red and its blue
 WHOLE = 9  # pixels that belong whole to a cell; some have one more
 BITS = {"GENERIC": 16, "SSE2": 14, "NEON": 14}  # fraction bits of smoothscale's backends
 
@@ -84,23 +85,27 @@ def _mix(under, over, alpha):
 
 @compiled
 def _average(pixels, averages, j, columns, recip, bits):
-    """The rounded averages of the three levels of cell j."""
-    first, last, head, tail = columns[j, 0] & 1023, columns[j, 1], columns[j, 2], columns[j, 3]
+    """The rounded averages of the three levels of cell j; red and blue share a number."""
+    first, last = columns[j, 0] & 1023, columns[j, 1] & 1023
+    head, tail = columns[j, 2], columns[j, 3]
     red_blue = green = 0
     for k in range(1, WHOLE + 1):
         value = pixels[first + k]
         red_blue += value & 0xFF00FF
         green += value & 0x00FF00
     if last - first > WHOLE + 1:
-        value = pixels[first + WHOLE + 1]
+        value = pixels[last - 1]
         red_blue += value & 0xFF00FF
         green += value & 0x00FF00
     left, right = np.int64(pixels[first]), np.int64(pixels[last])
-    for channel in range(3):
-        shift = 16 - 8 * channel
-        total = green >> 8 if channel == 1 else (red_blue >> shift) & 0xFFFF
-        total += (((left >> shift) & 255) * head >> bits) + (((right >> shift) & 255) * tail >> bits)
-        averages[3 * j + channel] = (total * recip) >> 16
+    total = (red_blue & 0xFFFF) | (red_blue >> 16) << 32
+    total += (((left & 255) | (left & 0xFF0000) << 16) * head >> bits) & RED_BLUE
+    total += (((right & 255) | (right & 0xFF0000) << 16) * tail >> bits) & RED_BLUE
+    total *= recip
+    averages[3 * j] = total >> 48
+    averages[3 * j + 2] = (total >> 16) & 255
+    total = (green >> 8) + (((left >> 8) & 255) * head >> bits)
+    averages[3 * j + 1] = (total + (((right >> 8) & 255) * tail >> bits)) * recip >> 16
 
 
 # A command that covers a row from end to end, whatever its colour
@@ -172,41 +177,51 @@ def _row(commands, y, n, state, palette, plain_averages, ranges):
 
 
 @compiled
-def _paste(text, y, left, state, count, ranges):
-    """Copy row y of the text to the pixels from `left`; returns how many cells are listed."""
-    averages, pixels, is_mixed, mixed = state
+def average_text(text, left, columns, ranges, column_recip, bits):
+    """Averages of a bitmap that begins at pixel `left` of a black surface.
+
+    text: int64 0xRRGGBB (height, width). Returns uint8 (height, 3 * SIZE) and the cells that the
+    text touches, first and last.
+    """
+    result = np.zeros((len(text), 3 * SIZE), np.uint8)
+    pixels = np.zeros(WIDTH, np.uint32)
     right = min(left + text.shape[1], WIDTH)
-    for x in range(left, right):
-        pixels[x] = text[y, x - left]
-    for j in range(ranges[left, 0], ranges[right - 1, 1] + 1):
-        mixed[count] = j
-        count += 1 - is_mixed[j]
-        is_mixed[j] = 1
-    return count
+    low, high = ranges[left, 0], ranges[right - 1, 1]
+    for y in range(len(text)):
+        for x in range(left, right):
+            pixels[x] = text[y, x - left]
+        for j in range(low, high + 1):
+            _average(pixels, result[y], j, columns, column_recip, bits)
+    return result, low, high
 
 
 @compiled
-def shrink(commands, counts, palette, plain_averages, text, place, filters, buffers, frame):
+def shrink(commands, counts, palette, plain_averages, score, filters, buffers, frame):
     """Turn the commands of a whole surface into the uint8 frame (SIZE, 3 * SIZE).
 
     commands, counts: of utils/rasterizer.py. palette: int64 0xRRGGBB; plain_averages: of
-    `plain_averages_of`. text: int64 0xRRGGBB bitmap; place: its left, top in flipped rows.
+    `plain_cells`. score: of `average_text`, with its top in flipped rows; nothing else may touch
+    the cells of the text.
     """
+    text, low, high, top = score
     columns, ranges, column_recip, rows, row_recip, bits = filters
     averages, pixels, is_mixed, mixed, total = buffers
     state = averages, pixels, is_mixed, mixed
     cell = SIZE - 1
     for y in range(HEIGHT):
         flipped = HEIGHT - 1 - y
-        text_row = flipped - place[1]
-        if text_row >= -1 and text_row <= len(text) or not _same_row(commands, counts, y):
+        if not _same_row(commands, counts, y):
             count = _row(commands, y, counts[y], state, palette, plain_averages, ranges)
-            if 0 <= text_row < len(text):
-                count = _paste(text, text_row, place[0], state, count, ranges)
             for i in range(count):
                 j = mixed[i] & 127
                 _average(pixels, averages, j, columns, column_recip, bits)
                 is_mixed[j] = 0
+        if top <= flipped < top + len(text):
+            for k in range(3 * low, 3 * (high + 1)):
+                averages[k] = text[flipped - top, k]
+        elif flipped == top - 1:
+            for k in range(3 * low, 3 * (high + 1)):
+                averages[k] = 0  # the row may be the same, but for the text
         if flipped == HEIGHT - 1:
             for k in range(3 * SIZE):
                 total[k] = averages[k] * rows[cell, 3] >> bits
