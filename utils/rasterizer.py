@@ -14,10 +14,11 @@ from numba import njit
 
 WIDTH, HEIGHT = 1000, 800  # the surface that Gymnasium draws on, in pixels
 DASHBOARD = 100  # rows that the dashboard covers
-MAX_COMMANDS = 2056  # spans and blended pixels in one row; a frame with more is refused
 MAX_CORNERS = 8
+REFUSED, CROWDED, DRAWN = 0, 1, 2
 TREAD_WIDTH = 14 * 0.02  # half a wheel's width in world units: WHEEL_W * SIZE
-OPAQUE = 255
+# Kinds of commands: an opaque span, a blended pixel, a run of pixels along a flat edge.
+SPAN, PIXEL, RUN = 0, 1, 2
 # The colours of car and dashboard begin every palette: black, tread, hull, then the indicators.
 FIXED_COLORS = (
     (0, 0, 0), (77, 77, 77), (204, 0, 0), (255, 255, 255),
@@ -51,8 +52,8 @@ def _span(commands, counts, y, x1, x2, color):
         return
     low, high = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
     if low <= high:
-        count = min(counts[y], MAX_COMMANDS - 1)
-        commands[y, count] = low | high << 10 | color << 20 | OPAQUE << 28
+        count = min(counts[y], commands.shape[1] - 1)
+        commands[y, count] = low | high << 10 | color << 20
         counts[y] = counts[y] + 1
 
 
@@ -65,12 +66,12 @@ def _steep(commands, counts, inside, x, y, step, dx, dy, color):
         near, row = x + step * (i * slope >> 16), y + i
         far, first, last = near + step, np.int64(inside[0, row]), np.int64(inside[1, row])
         near_alpha, far_alpha = (255 * (255 - weight)) >> 8, (255 * weight) >> 8
-        count = min(counts[row], MAX_COMMANDS - 2)
+        count = min(counts[row], commands.shape[1] - 2)
         if near_alpha > 0 and (near < first or near > last):
-            commands[row, count] = near | near << 10 | color << 20 | near_alpha << 28
+            commands[row, count] = near | near << 10 | color << 20 | PIXEL << 26 | near_alpha << 28
             count += 1
         if far_alpha > 0 and (far < first or far > last) and 0 <= far < WIDTH:
-            commands[row, count] = far | far << 10 | color << 20 | far_alpha << 28
+            commands[row, count] = far | far << 10 | color << 20 | PIXEL << 26 | far_alpha << 28
             count += 1
         counts[row] = count
 
@@ -96,16 +97,17 @@ def _flat(commands, counts, inside, x, y, step, dx, dy, color):
             pause, resume = min(high, first - 1), max(low, last + 1)
             if first > last:
                 pause, resume = high, high + 1
-            count = counts[row]
             for part in range(2):
-                for column in range(low if part == 0 else resume, (pause if part == 0 else high) + 1):
-                    weight = ((abs(column - x) * slope >> 8) & 255) ^ flip
-                    alpha = (255 * weight) >> 8
-                    commands[row, min(count, MAX_COMMANDS - 1)] = (
-                        column | column << 10 | color << 20 | alpha << 28
-                    )
-                    count += 1 if alpha > 0 else 0
-            counts[row] = count
+                left, right = (low, pause) if part == 0 else (resume, high)
+                if left <= right:
+                    phase = (abs(left - x) * slope) & 0xFFFF
+                    change = (slope if step > 0 else -slope) & 0xFFFF
+                    count = counts[row]
+                    commands[row, min(count, commands.shape[1] - 1)] = (
+                        left | right << 10 | color << 20 | RUN << 26
+                        | phase << 28 | change << 44 | (flip & 1) << 60
+                    )  # fmt: skip
+                    counts[row] = count + 1
         begin = end + 1
 
 
@@ -316,8 +318,8 @@ def _emit(commands, counts, spans, low, high, color):
         left, right = max(spans[0, y], 0), min(spans[1, y], WIDTH - 1)
         if left <= right:
             count = counts[y]
-            command = np.int64(left) | np.int64(right) << 10 | color << 20 | OPAQUE << 28
-            commands[y, min(count, MAX_COMMANDS - 1)] = command
+            command = np.int64(left) | np.int64(right) << 10 | color << 20
+            commands[y, min(count, commands.shape[1] - 1)] = command
             counts[y] = count + 1
 
 
@@ -459,8 +461,8 @@ def _indicator(commands, counts, left, right, top, bottom, color):
     low, high = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
     if low <= high:
         for y in range(max(min(y1, y2), 0), min(max(y1, y2), HEIGHT - 1) + 1):
-            count = min(counts[y], MAX_COMMANDS - 1)
-            commands[y, count] = low | high << 10 | color << 20 | OPAQUE << 28
+            count = min(counts[y], commands.shape[1] - 1)
+            commands[y, count] = low | high << 10 | color << 20
             counts[y] += 1
     return low
 
@@ -492,19 +494,20 @@ def _dashboard(commands, counts, values):
 
 @compiled
 def draw_scene(commands, counts, scratch, view, corners, circles, colors, shapes, palette, text):
-    """Fill `commands` (HEIGHT, MAX_COMMANDS) and their `counts` (HEIGHT) with a whole surface.
+    """Fill `commands` (HEIGHT, most) and their `counts` (HEIGHT) with a whole surface.
 
     view: float64 (40): the camera's cos, sin, zoom, x and y shift; seven indicators; `bodies` and
     `treads` of the car. corners, colors: of field, grass and road, each in a circle x, y, radius.
     palette: int64 0xRRGGBB, beginning with `FIXED_COLORS`. text: the last column of the score.
-    Returns False where a frame is beyond this renderer, and Gymnasium should draw it.
+    Returns REFUSED where a frame is beyond this renderer, CROWDED where a row has no room for its
+    commands, else DRAWN.
     """
     for y in range(HEIGHT):
         counts[y] = 0
     camera = (view[0], view[1], view[2], view[3], view[4])
     if not _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
-        return False
+        return REFUSED
     _car(commands, counts, shapes, view[12:32], view[32:40], camera)
     if _dashboard(commands, counts, view[5:12]) <= text:
-        return False
-    return counts.max() < MAX_COMMANDS - 2
+        return REFUSED
+    return CROWDED if counts.max() >= commands.shape[1] - 2 else DRAWN

@@ -8,7 +8,7 @@ utils/rasterizer.py; docs/environment.md tells the rules.
 
 import numpy as np
 
-from utils.rasterizer import HEIGHT, OPAQUE, WIDTH, compiled, inlined
+from utils.rasterizer import HEIGHT, PIXEL, SPAN, WIDTH, compiled, inlined
 
 SIZE = 96  # the observation is SIZE x SIZE
 RED_BLUE = 0xFF000000FF  # where _average keeps its red and its blue
@@ -110,7 +110,7 @@ def _average(pixels, averages, j, columns, recip, bits):
 
 # A command that covers a row from end to end, whatever its colour
 ANY_COLOR = ~(63 << 20)
-FULL_ROW = (WIDTH - 1) << 10 | OPAQUE << 28
+FULL_ROW = (WIDTH - 1) << 10 | SPAN << 26
 
 
 @compiled
@@ -157,7 +157,7 @@ def _row(commands, y, n, state, palette, plain_averages, ranges):
     for i in range(start, n):
         command = commands[y, i]
         x1, x2 = command & 1023, (command >> 10) & 1023
-        color, alpha = (command >> 20) & 63, (command >> 28) & 255
+        color, kind = (command >> 20) & 63, (command >> 26) & 3
         value = np.uint32(palette[color])
         # The first and the last cell touched become mixed, without a branch to mispredict.
         low, high = ranges[x1, 0] & 127, ranges[x2, 1] & 127
@@ -167,8 +167,20 @@ def _row(commands, y, n, state, palette, plain_averages, ranges):
         mixed[count] = high
         count += 1 - is_mixed[high]
         is_mixed[high] = 1
-        if alpha != OPAQUE:
+        if kind == PIXEL:
+            alpha = (command >> 28) & 255
             pixels[x1] = _mix(np.int64(pixels[x1]), np.int64(value), alpha)
+        elif kind != SPAN:
+            phase, change = (command >> 28) & 0xFFFF, (command >> 44) & 0xFFFF
+            flip = 255 if command >> 60 else 0
+            for x in range(x1, x2 + 1):
+                alpha = (255 * (((phase >> 8) & 255) ^ flip)) >> 8
+                pixels[x] = _mix(np.int64(pixels[x]), np.int64(value), alpha)
+                phase += change
+            for j in range(low + 1, high):
+                mixed[count] = j
+                count += 1 - is_mixed[j]
+                is_mixed[j] = 1
         else:
             _paint(pixels, x1, x2, value)
             for k in range(3 * (ranges[x1, 2] & 127), 3 * ((ranges[x2, 3] + 1) & 127)):
