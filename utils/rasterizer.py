@@ -257,9 +257,7 @@ def _zigzag(commands, counts, points, color):
                 found += 1
         _sort(xs, found)
         for i in range(0, found, 2):
-            _span(
-                commands, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color
-            )
+            _span(commands, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color)
 
 
 @compiled
