@@ -22,8 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.fast_car_racing  # noqa: E402
-from benchmarks.driving import follow_line  # noqa: E402
+import utils.fast_car_racing
+from benchmarks.driving import follow_line
 
 WARM_UP = 60  # steps before the clock starts: the zoom phase is not normal driving
 
@@ -42,6 +42,7 @@ class Gymnasium:
         self.env = env
 
     def reset(self, seed: int) -> None:
+        """Begin a track."""
         self.env.reset(seed=seed)
         self.actions = []
 
@@ -61,6 +62,7 @@ class EnvPool:
     """Drives one EnvPool environment with recorded actions: it does not tell where its car is."""
 
     def reset(self, seed: int, actions: list) -> None:
+        """Begin a track on which these actions will be taken."""
         import envpool
 
         self.env = envpool.make_gymnasium("CarRacing-v3", num_envs=1, seed=seed, num_threads=1)
@@ -68,6 +70,7 @@ class EnvPool:
         self.actions = iter(actions)
 
     def drive(self, steps: int) -> float:
+        """Drive `steps` steps on and return the seconds spent in `step`."""
         seconds = 0.0
         for _ in range(steps):
             action = next(self.actions)[None]
@@ -109,6 +112,7 @@ def measure_all_cores(arguments: tuple) -> list[dict[str, float]]:
 
 
 def table(results: dict[str, float]) -> str:
+    """Rates and their ratios, a row for each environment."""
     names = {"gymnasium": "Gymnasium", "envpool": "EnvPool", "ours": "FastCarRacing"}
     lines = [f"{'':16s}{'steps/s':>10s}{'x Gymnasium':>14s}{'x EnvPool':>12s}"]
     for name in ("gymnasium", "envpool", "ours", "physics"):
@@ -121,6 +125,7 @@ def table(results: dict[str, float]) -> str:
 
 
 def main() -> None:
+    """Measure, print and perhaps write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tracks", type=int, default=4, help="tracks to drive (default 4)")
     parser.add_argument("--turns", type=int, default=6, help="turns of each on a track (default 6)")

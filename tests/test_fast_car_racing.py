@@ -55,7 +55,7 @@ def test_options_of_car_racing(options):
     for reset_options in (None, {"randomize": False}):
         frames = [env.reset(seed=5, options=reset_options)[0] for env in envs]
         np.testing.assert_array_equal(*frames)
-        for step in range(20):
+        for _ in range(20):
             action = 3 if "continuous" in options else np.array([0.1, 0.5, 0.0])
             left, right = (env.step(action) for env in envs)
             np.testing.assert_array_equal(left[0], right[0])

@@ -16,7 +16,7 @@ import pygame
 from gymnasium.envs.box2d import car_dynamics, car_racing
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from utils import rasterizer, shrinking
+from utils import rasterizer, scene, shrinking
 
 ENV_ID = "FastCarRacing-v3"
 SHAPES = 8  # polygons of a car: four wheels, then four parts of the hull
@@ -116,7 +116,7 @@ class Renderer:
                 env.road_poly[i] = (poly, colors[i])
 
     def _set_palette(self) -> None:
-        rgb = np.array(rasterizer.FIXED_COLORS + tuple(map(tuple, self.colors.astype(np.int64))))
+        rgb = np.array(scene.FIXED_COLORS + tuple(map(tuple, self.colors.astype(np.int64))))
         packed = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
         first = np.sort(np.unique(packed, return_index=True)[1])
         self.palette, rgb = packed[first], rgb[first]
@@ -128,13 +128,13 @@ class Renderer:
         self.view[:] = _view(env)
         score, last_column = _score(f"{env.reward:04.0f}", self.backend)
         for commands in (self.narrow, self.wide):
-            outcome = rasterizer.draw_scene(
+            outcome = scene.draw_scene(
                 commands, self.counts, self.scratch, self.view, self.corners, self.circles,
                 self.colors, self.shapes, self.palette, last_column,
             )  # fmt: skip
-            if outcome != rasterizer.CROWDED:
+            if outcome != scene.CROWDED:
                 break
-        if outcome != rasterizer.DRAWN:
+        if outcome != scene.DRAWN:
             return None
         frame = np.empty((shrinking.SIZE, 3 * shrinking.SIZE), np.uint8)
         shrinking.shrink(
@@ -145,7 +145,7 @@ class Renderer:
 
 
 def _view(env: CarRacing) -> list[float]:
-    """What moves, as rasterizer.draw_scene wants it, by CarRacing._render's own formulas."""
+    """What moves, as scene.draw_scene wants it, by CarRacing._render's own formulas."""
     hull, wheels = env.car.hull, env.car.wheels
     angle = -hull.angle
     zoom = 0.1 * car_racing.SCALE * max(1 - env.t, 0) + car_racing.ZOOM * car_racing.SCALE * min(
@@ -249,6 +249,7 @@ class FastCarRacing(CarRacing):
             )
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """As CarRacing.reset."""
         self._renderer = None  # the track will be new
         return super().reset(seed=seed, options=options)
 

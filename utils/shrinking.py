@@ -118,7 +118,7 @@ def _same_row(commands, counts, y):
     """Whether row y has the commands of the row before."""
     if y == 0 or counts[y] != counts[y - 1]:
         return False
-    for i in range(counts[y]):
+    for i in range(counts[y]):  # noqa: SIM110, numba has no generator expressions
         if commands[y, i] != commands[y - 1, i]:
             return False
     return True
