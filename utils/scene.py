@@ -8,6 +8,7 @@ from utils.rasterizer import (
     MAX_CORNERS,
     WIDTH,
     compiled,
+    inner,
     plain_polygon,
     rectangle,
     smooth_polygons,
@@ -23,14 +24,14 @@ FIXED_COLORS = (
 BLACK, TREAD, HULL, SPEED, FRONT, REAR, STEERING, GYROSCOPE = range(8)
 
 
-@compiled
+@inner
 def _place(x, y, camera):
     """World to surface, truncated to whole pixels: the operations of Gymnasium in their order."""
     cos, sin, zoom, left, bottom = camera
     return (cos * x - sin * y) * zoom + left, (sin * x + cos * y) * zoom + bottom
 
 
-@compiled
+@inner
 def _color_of(colors, i, palette):
     """Place of a colour in the palette, -1 if it is not there."""
     packed = int(colors[i, 0]) << 16 | int(colors[i, 1]) << 8 | int(colors[i, 2])
@@ -40,7 +41,7 @@ def _color_of(colors, i, palette):
     return -1
 
 
-@compiled
+@inner
 def _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
     """Field, grass and road: float64 (n, 4, 2) in world units with colours (n, 3), in order."""
     points, places = scratch[0], scratch[1]
@@ -69,7 +70,7 @@ def _ground(commands, counts, scratch, corners, circles, colors, palette, camera
     return True
 
 
-@compiled
+@inner
 def _car(commands, counts, shapes, bodies, treads, camera):
     """Wheels, each with its tread, and the four parts of the hull.
 
@@ -90,7 +91,7 @@ def _car(commands, counts, shapes, bodies, treads, camera):
             _part(commands, counts, tread, body, camera, TREAD)
 
 
-@compiled
+@inner
 def _part(commands, counts, shape, body, camera, color):
     """One polygon of the car, placed in the world with Box2D's single precision."""
     points = np.empty((MAX_CORNERS, 2), np.int64)
@@ -109,7 +110,7 @@ def _part(commands, counts, shape, body, camera, color):
     plain_polygon(commands, counts, points[:n], color)
 
 
-@compiled
+@inner
 def _dashboard(commands, counts, values):
     """True speed, angular speed of four wheels, steering angle, angular speed: float64 (7).
 

@@ -8,7 +8,7 @@ utils/rasterizer.py; docs/environment.md tells the rules.
 
 import numpy as np
 
-from utils.rasterizer import HEIGHT, PIXEL, SPAN, WIDTH, compiled, inlined
+from utils.rasterizer import HEIGHT, PIXEL, SPAN, WIDTH, compiled, inlined, inner
 
 SIZE = 96  # the observation is SIZE x SIZE
 RED_BLUE = 0xFF000000FF  # where _average keeps its red and its blue
@@ -73,7 +73,7 @@ def buffers() -> tuple[np.ndarray, ...]:
     )
 
 
-@compiled
+@inner
 def _mix(under, over, alpha):
     """SDL_gfx's blend of two 0xRRGGBB colours, each level rounded down."""
     red, green, blue = under >> 16, (under >> 8) & 255, under & 255
@@ -83,7 +83,7 @@ def _mix(under, over, alpha):
     return red << 16 | green << 8 | blue
 
 
-@compiled
+@inner
 def _average(pixels, averages, j, columns, recip, bits):
     """The rounded averages of the three levels of cell j; red and blue share a number."""
     first, last = columns[j, 0] & 1023, columns[j, 1] & 1023
@@ -113,7 +113,7 @@ ANY_COLOR = ~(63 << 20)
 FULL_ROW = (WIDTH - 1) << 10 | SPAN << 26
 
 
-@compiled
+@inner
 def _same_row(commands, counts, y):
     """Whether row y has the commands of the row before."""
     if y == 0 or counts[y] != counts[y - 1]:
@@ -141,7 +141,7 @@ def _paint(pixels, x1, x2, value):
         pixels[x + k] = value
 
 
-@compiled
+@inner
 def _row(commands, y, n, state, palette, plain_averages, ranges):
     """Obey the n commands of row y; returns how many cells are listed as mixed."""
     averages, pixels, is_mixed, mixed = state
