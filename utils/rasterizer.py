@@ -62,12 +62,14 @@ def _steep(commands, counts, inside, x, y, step, dx, dy, color):
         far, first, last = near + step, np.int64(inside[0, row]), np.int64(inside[1, row])
         near_alpha, far_alpha = (255 * (255 - weight)) >> 8, (255 * weight) >> 8
         count = min(counts[row], commands.shape[1] - 2)
-        if near_alpha > 0 and (near < first or near > last):
-            commands[row, count] = near | near << 10 | color << 20 | PIXEL << 26 | near_alpha << 28
-            count += 1
-        if far_alpha > 0 and (far < first or far > last) and 0 <= far < WIDTH:
-            commands[row, count] = far | far << 10 | color << 20 | PIXEL << 26 | far_alpha << 28
-            count += 1
+        # Counted or not without a branch, which would often be mispredicted.
+        commands[row, count] = (
+            near | near << 10 | color << 20 | PIXEL << 26 | near_alpha << 28
+        )  # fmt: skip
+        count += (near_alpha > 0) & ((near < first) | (near > last))
+        commands[row, count] = far | far << 10 | color << 20 | PIXEL << 26 | far_alpha << 28
+        seen = (far >= 0) & (far < WIDTH)
+        count += (far_alpha > 0) & ((far < first) | (far > last)) & seen
         counts[row] = count
 
 

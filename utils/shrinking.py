@@ -38,19 +38,11 @@ def shrinking_axis(length: int, size: int, bits: int) -> tuple[np.ndarray, int]:
 
 
 def cell_ranges(cells: np.ndarray, length: int) -> np.ndarray:
-    """For each pixel (length, 4): the first and last cell that it is part of, then the first cell
-    that begins at or after it and the last cell that ends at or before it."""
+    """The first and the last cell that each pixel is part of: (length, 2)."""
     pixel = np.arange(length)
-    first, last = cells[:, 0], cells[:, 1]
-    return np.stack(
-        [
-            np.searchsorted(last, pixel, "left"),
-            np.searchsorted(first, pixel, "right") - 1,
-            np.searchsorted(first, pixel, "left"),
-            np.searchsorted(last, pixel, "right") - 1,
-        ],
-        axis=1,
-    ).astype(np.int64)
+    first = np.searchsorted(cells[:, 1], pixel, "left")
+    last = np.searchsorted(cells[:, 0], pixel, "right") - 1
+    return np.stack([first, last], axis=1).astype(np.int64)
 
 
 def plain_cells(colors: np.ndarray, cells: np.ndarray, recip: int, bits: int) -> np.ndarray:
@@ -93,10 +85,10 @@ def _average(pixels, averages, j, columns, recip, bits):
         value = pixels[first + k]
         red_blue += value & 0xFF00FF
         green += value & 0x00FF00
-    if last - first > WHOLE + 1:
-        value = pixels[last - 1]
-        red_blue += value & 0xFF00FF
-        green += value & 0x00FF00
+    # Zero or one more; a branch would be mispredicted every other time.
+    value = pixels[last - 1] * (last - first - WHOLE - 1)
+    red_blue += value & 0xFF00FF
+    green += value & 0x00FF00
     left, right = np.int64(pixels[first]), np.int64(pixels[last])
     total = (red_blue & 0xFFFF) | (red_blue >> 16) << 32
     total += (((left & 255) | (left & 0xFF0000) << 16) * head >> bits) & RED_BLUE
@@ -183,7 +175,7 @@ def _row(commands, y, n, state, palette, plain_averages, ranges):
                 is_mixed[j] = 1
         else:
             _paint(pixels, x1, x2, value)
-            for k in range(3 * (ranges[x1, 2] & 127), 3 * ((ranges[x2, 3] + 1) & 127)):
+            for k in range(3 * low, 3 * high + 3):
                 averages[k] = plain_averages[color, k]
     return count
 
