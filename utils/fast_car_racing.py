@@ -35,11 +35,10 @@ def _score(text: str, backend: str) -> tuple[tuple, int]:
     drawn = _font().render(text, True, (255, 255, 255), (0, 0, 0))
     box = drawn.get_rect()
     box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
-    surface = pygame.Surface(box.size)
+    surface = pygame.Surface(box.size, depth=32, masks=(0xFF0000, 0x00FF00, 0x0000FF, 0))
     surface.blit(drawn, (0, 0))
     hidden = max(0, -box.left)
-    rgb = pygame.surfarray.array3d(surface).astype(np.int64).transpose(1, 0, 2)[:, hidden:]
-    bitmap = np.ascontiguousarray(rgb[:, :, 0] << 16 | rgb[:, :, 1] << 8 | rgb[:, :, 2])
+    bitmap = pygame.surfarray.array2d(surface)[hidden:].T.astype(np.int64, order="C") & 0xFFFFFF
     columns, ranges, recip, _, _, bits = _filters(backend)
     averages, low, high = shrinking.average_text(
         bitmap, box.left + hidden, columns, ranges, recip, bits

@@ -55,12 +55,13 @@ def plain_cells(colors: np.ndarray, cells: np.ndarray, recip: int, bits: int) ->
 
 def buffers() -> tuple[np.ndarray, ...]:
     """Working memory of `shrink`: averages and pixels of a row; whether a cell is mixed, and which
-    are; the sum over rows."""
+    are; the columns painted and the colour below them; the sum over rows."""
     return (
         np.empty(3 * SIZE, np.uint8),
         np.empty(WIDTH, np.uint32),
         np.zeros(SIZE, np.uint8),
         np.empty(SIZE + 1, np.int64),
+        np.zeros(3, np.int64),
         np.empty(3 * SIZE, np.uint16),
     )
 
@@ -136,13 +137,17 @@ def _paint(pixels, x1, x2, value):
 @inner
 def _row(commands, y, n, state, palette, plain_averages, ranges):
     """Obey the n commands of row y; returns how many cells are listed as mixed."""
-    averages, pixels, is_mixed, mixed = state
+    averages, pixels, is_mixed, mixed, painted = state
     start, color = 0, 0
     if n > 0 and commands[y, 0] & ANY_COLOR == FULL_ROW:
         start, color = 1, (commands[y, 0] >> 20) & 63
-    value = palette[color]
-    for x in range(WIDTH):
-        pixels[x] = value
+    value = np.uint32(palette[color])
+    if painted[2] != color:
+        _paint(pixels, 0, WIDTH - 1, value)
+    elif painted[0] <= painted[1]:  # the rest is still plain from the row before
+        _paint(pixels, painted[0] & 1023, painted[1] & 1023, value)
+    painted[2] = color
+    left, right = WIDTH, -1
     for k in range(3 * SIZE):
         averages[k] = plain_averages[color, k]
     count = 0
@@ -150,6 +155,7 @@ def _row(commands, y, n, state, palette, plain_averages, ranges):
         command = commands[y, i]
         x1, x2 = command & 1023, (command >> 10) & 1023
         color, kind = (command >> 20) & 63, (command >> 26) & 3
+        left, right = min(left, x1), max(right, x2)
         value = np.uint32(palette[color])
         # The first and the last cell touched become mixed, without a branch to mispredict.
         low, high = ranges[x1, 0] & 127, ranges[x2, 1] & 127
@@ -177,6 +183,7 @@ def _row(commands, y, n, state, palette, plain_averages, ranges):
             _paint(pixels, x1, x2, value)
             for k in range(3 * low, 3 * high + 3):
                 averages[k] = plain_averages[color, k]
+    painted[0], painted[1] = left, right
     return count
 
 
@@ -209,8 +216,9 @@ def shrink(commands, counts, palette, plain_averages, score, filters, buffers, f
     """
     text, low, high, top = score
     columns, ranges, column_recip, rows, row_recip, bits = filters
-    averages, pixels, is_mixed, mixed, total = buffers
-    state = averages, pixels, is_mixed, mixed
+    averages, pixels, is_mixed, mixed, painted, total = buffers
+    state = averages, pixels, is_mixed, mixed, painted
+    painted[2] = -1  # the palette may be another
     cell = SIZE - 1
     for y in range(HEIGHT):
         flipped = HEIGHT - 1 - y
