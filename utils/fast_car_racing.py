@@ -29,7 +29,7 @@ def _font() -> pygame.font.Font:
     return pygame.font.Font(pygame.font.get_default_font(), 42)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _score(text: str, backend: str) -> tuple[tuple, int]:
     """The score as pygame writes it, as shrinking.shrink wants it, and the last column it needs."""
     drawn = _font().render(text, True, (255, 255, 255), (0, 0, 0))
