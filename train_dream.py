@@ -78,9 +78,10 @@ class Settings(CommonSettings):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
-        "generations": 100,
+        "generations": 60,
         "continue_generations": 40,
-        "validate_every": 50,
+        "horizon": 150,
+        "validate_every": 20,
         "validation_tracks": 4,
     },
     "paper": {"generations": 1500, "continue_generations": 300, "candidates": 128},
