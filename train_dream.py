@@ -78,9 +78,10 @@ class Settings(CommonSettings):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
-        "generations": 100,
+        "generations": 60,
         "continue_generations": 40,
-        "validate_every": 50,
+        "horizon": 150,
+        "validate_every": 20,
         "validation_tracks": 4,
     },
     "paper": {"generations": 1500, "continue_generations": 300, "candidates": 128},
@@ -268,6 +269,8 @@ def first_state(plan: Plan, evolution: Evolution, settings: Settings) -> tuple[C
         _, last = checkpoints.load_controller(settings.run_dir / "controller.eqx")
         mean = evolution.whitening.unfold(last)
     state = search.init(jax.random.key(settings.seed), mean, params)
+    # Some leaves begin weakly typed and do not stay so: `evolve` would be compiled twice.
+    state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
     if plan.action == "resume":
         saved = settings.run_dir / "controller.training.eqx"
         _, state = checkpoints.load(saved, "controller training", lambda _: state)

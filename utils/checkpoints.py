@@ -86,8 +86,7 @@ def _open(path: Path) -> tuple[Header, bytes, str]:
         leaves = file.read()
     try:
         fields = json.loads(line)
-        # Checkpoints from before headers had a checksum lack this field.
-        if fields.pop("header_sha256", None) not in (None, _digest(fields)):
+        if fields.pop("header_sha256") != _digest(fields):
             raise ValueError("another sha256")
         if fields.pop("format") != FORMAT:
             raise ValueError("another format")

@@ -35,14 +35,16 @@ def clip_action(action: np.ndarray) -> np.ndarray:
 
 
 class RandomDriver:
-    """Brownian noise on all three controls, biased so that the car moves."""
+    """Brownian noise on all three controls, biased so that the car moves.
 
-    # Steering around straight ahead, some gas, seldom any brake: with both pedals around their
-    # middle the car would stand still, and an episode would be one frame.
-    MEAN = np.array([0.0, 0.3, -0.15])
-    SCALE = np.array([0.4, 0.25, 0.15])
+    The bias varies between episodes: mostly gas, sometimes both pedals or a standing car, which
+    no driver with a purpose would show M.
+    """
+
+    SCALE = np.array([0.4, 0.25, 0.25])  # standard deviation of steer, gas, brake
 
     def __init__(self, rng: np.random.Generator):
+        self.mean = np.array([0.0, rng.uniform(0.1, 0.6), rng.uniform(-0.5, 0.3)])
         self.noise = Noise(rng, self.SCALE, rate=math.exp(rng.uniform(math.log(0.03), 0)), size=3)
 
     def reset(self, environment: gymnasium.Env) -> None:
@@ -50,7 +52,7 @@ class RandomDriver:
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         """The next action of the random walk, whatever the frame."""
-        return clip_action(self.MEAN + self.noise.sample())
+        return clip_action(self.mean + self.noise.sample())
 
 
 class Centerline:
@@ -173,8 +175,10 @@ class ScriptedDriver:
             steer = rng.choice((-1.0, 1.0)) * rng.uniform(0.3, 1.0)
             self.knock = Held([steer, rng.uniform(0, 0.8), 0.0], int(rng.integers(15, 40)))
         if self.stamp.steps == 0 and rng.random() < style.stamp_chance:
+            # Half of them with the brake fully down, some until the car has stood for a while.
             pedals = rng.uniform(0, 1, 2) * (rng.random(2) < 0.7)
-            self.stamp = Held(pedals, int(rng.integers(10, 50)))
+            pedals[1] = 1.0 if rng.random() < 0.5 else pedals[1]
+            self.stamp = Held(pedals, int(rng.exponential(40)) + 5)
         if self.knock.hold():
             action = self.knock.value.copy()
         if self.stamp.hold():

@@ -1,0 +1,325 @@
+"""What V and M learn from, batch by batch: every row where it belongs, none lost, none twice."""
+
+import itertools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import utils.frame_batches
+from utils.environment import Episode
+from utils.episodes import (
+    EPISODE_ARRAYS,
+    DamagedFile,
+    Entry,
+    episode_rows,
+    latent_arrays,
+    scan,
+    write_arrays,
+    write_episode,
+)
+from utils.frame_batches import frame_batches, read_shard, shards_of, spread_frames
+from utils.latent_windows import (
+    LatentEpisode,
+    lane_schedule,
+    read_latents,
+    smooth_rewards,
+    window_batches,
+    window_of,
+)
+
+LATENT = 3
+
+
+def tagged_episode(number: int, steps: int) -> LatentEpisode:
+    """Every value tells its episode and its row: 1000 · number + row, plus a part of its own."""
+    rows = 1000.0 * number + np.arange(steps + 1)
+
+    def columns(count: int, part: float) -> np.ndarray:
+        return (rows[:, None] + part + np.arange(count) / 100).astype(np.float32)
+
+    failed = np.zeros(steps, bool)
+    failed[-1] = number % 2 == 1
+    return LatentEpisode(
+        mu=columns(LATENT, 0.1),
+        logvar=columns(LATENT, 0.2),
+        actions=columns(3, 0.3)[:-1],
+        rewards=columns(1, 0.4)[:-1, 0],
+        failed=failed,
+    )
+
+
+def test_a_row_is_what_was_seen_done_and_caused() -> None:
+    episode = tagged_episode(7, steps=5)
+    window = window_of(episode, start=1, length=3)
+    for row in range(3):
+        t = 1 + row
+        np.testing.assert_array_equal(window.mu[row], episode.mu[t])
+        np.testing.assert_array_equal(window.logvar[row], episode.logvar[t])
+        np.testing.assert_array_equal(window.next_mu[row], episode.mu[t + 1])
+        np.testing.assert_array_equal(window.next_logvar[row], episode.logvar[t + 1])
+        np.testing.assert_array_equal(window.actions[row], episode.actions[t])
+        assert window.rewards[row] == episode.rewards[t]
+    np.testing.assert_array_equal(window.mask, [True] * 3)
+    np.testing.assert_array_equal(window.failed, [False] * 3)
+
+
+def test_the_last_window_is_padded_not_cut() -> None:
+    window = window_of(tagged_episode(7, steps=5), start=3, length=4)
+    np.testing.assert_array_equal(window.mask, [True, True, False, False])
+    np.testing.assert_array_equal(window.failed, [False, True, False, False])
+    np.testing.assert_allclose(window.rewards, [7003.4, 7004.4, 0, 0], rtol=1e-6)
+    # The frame after the last step is what that step led to.
+    np.testing.assert_allclose(window.next_mu[:, 0], [7004.1, 7005.1, 0, 0], rtol=1e-6)
+    for leaf in jax.tree.leaves(window):
+        assert len(leaf) == 4 and not leaf[2:].any()
+
+
+def test_windows_of_one_episode_are_the_episode() -> None:
+    episode = tagged_episode(2, steps=11)
+    windows = [window_of(episode, start, 4) for start in (0, 4, 8)]
+    whole = jax.tree.map(lambda *rows: np.concatenate(rows), *windows)
+    np.testing.assert_array_equal(whole.mu[whole.mask], episode.mu[:-1])
+    np.testing.assert_array_equal(whole.next_mu[whole.mask], episode.mu[1:])
+    np.testing.assert_array_equal(whole.actions[whole.mask], episode.actions)
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 40])
+def test_rewards_are_smoothed_over_the_past(width: int) -> None:
+    rewards = np.random.default_rng(0).choice([-0.1, 3.3, -100], 25).astype(np.float32)
+    expected = np.empty(25)
+    for t in range(25):
+        window = [rewards[i] if i >= 0 else -0.1 for i in range(t - width + 1, t + 1)]
+        expected[t] = sum(np.float64(r) for r in window) / width
+    smoothed = smooth_rewards(rewards, width)
+    assert smoothed.dtype == np.float32 and smoothed.shape == rewards.shape
+    np.testing.assert_allclose(smoothed, expected, rtol=1e-5, atol=1e-6)
+
+
+STEPS = [7, 12, 1, 4, 10]  # of five episodes; windows of four steps
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 8])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_step_is_learned_once_an_epoch(lanes: int, seed: int) -> None:
+    length, batches = 4, 60
+    schedule = lane_schedule(STEPS, lanes, length, seed)
+    stream = window_batches(lambda e: tagged_episode(e, STEPS[e]), schedule, length)
+    plays: list[list[int]] = []  # the steps of each play of an episode, in the order they begin
+    current: list[list[int]] = [[] for _ in range(lanes)]
+    for number, batch in enumerate(itertools.islice(stream, batches)):
+        assert batch.window.mask.shape == (lanes, length)
+        for lane in range(lanes):
+            window = jax.tree.map(lambda x, lane=lane: x[lane], batch.window)
+            tags = [int(tag) for tag in window.mu[window.mask][:, 0]]
+            assert tags, "a window with nothing to learn"
+            assert batch.resets[lane] == (tags[0] % 1000 == 0)
+            if batch.resets[lane] or number == 0:
+                current[lane] = []
+                plays.append(current[lane])
+            current[lane].extend(tags)
+    unfinished = [play for play in current]
+    whole = [play for play in plays[lanes:] if not any(play is other for other in unfinished)]
+    for play in whole:
+        episode = play[0] // 1000
+        assert play == [1000 * episode + t for t in range(STEPS[episode])]
+    # The first ones begin at a window inside their episode, and go to its end like the others.
+    for play in plays[:lanes]:
+        episode, row = divmod(play[0], 1000)
+        assert row % length == 0
+        if not any(play is other for other in unfinished):
+            assert play == [1000 * episode + t for t in range(row, STEPS[episode])]
+    # In the order in which they begin, each epoch has every episode once.
+    order = [play[0] // 1000 for play in plays]
+    epochs = [order[i : i + 5] for i in range(0, len(order) - 4, 5)]
+    assert len(epochs) >= 4
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1  # shuffled anew
+
+
+def test_lanes_begin_in_different_parts() -> None:
+    first = next(lane_schedule([1000] * 64, 64, 100, seed=0))
+    assert sorted(episode for episode, _ in first) == list(range(64))
+    assert {row for _, row in first} == set(range(0, 1000, 100))
+
+
+def test_a_schedule_goes_on_where_it_stopped() -> None:
+    whole = list(itertools.islice(lane_schedule(STEPS, 3, 4, seed=5), 40))
+    resumed = list(itertools.islice(lane_schedule(STEPS, 3, 4, seed=5), 17, 40))
+    assert resumed == whole[17:]
+    assert whole != list(itertools.islice(lane_schedule(STEPS, 3, 4, seed=6), 40))
+    # And the batches of the rest are those that the whole would have given.
+    read = {e: tagged_episode(e, steps) for e, steps in enumerate(STEPS)}.__getitem__
+    one = list(itertools.islice(window_batches(read, iter(whole), 4), 39))
+    rest = list(itertools.islice(window_batches(read, iter(resumed), 4), 22))
+    jax.tree.map(np.testing.assert_array_equal, one[17:], rest)
+
+
+def test_an_episode_is_read_once_while_a_lane_is_in_it() -> None:
+    read: list[int] = []
+
+    def count(episode: int) -> LatentEpisode:
+        read.append(episode)
+        return tagged_episode(episode, STEPS[episode])
+
+    places = [[(1, 0), (1, 4)], [(1, 4), (1, 8)], [(1, 8), (0, 0)], [(3, 0), (0, 4)], [(1, 0)] * 2]
+    list(window_batches(count, iter(places), 4))
+    assert read == [1, 0, 3, 1]
+
+
+def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
+    steps, rng = 6, np.random.default_rng(0)
+    for seed, lap_finished in ((12, False), (13, True)):
+        episode = blank_episode(seed, steps, lap_finished)
+        mu, logvar = rng.standard_normal((2, steps + 1, LATENT)).astype(np.float32)
+        write_arrays(
+            tmp_path / "random" / f"{seed}.npz",
+            {"mu": mu, "logvar": logvar, **episode_rows(episode)},
+        )
+    left, finished = scan(tmp_path, latent_arrays(LATENT))
+    read = read_latents(finished, LATENT, smoothing=1)
+    np.testing.assert_array_equal(read.mu, mu)
+    np.testing.assert_array_equal(read.logvar, logvar)
+    np.testing.assert_array_equal(read.actions, episode.actions)
+    np.testing.assert_allclose(read.rewards, episode.rewards, rtol=1e-6)
+    # A finished lap ends an episode too, but nobody left the playfield.
+    assert not read.failed.any()
+    np.testing.assert_array_equal(
+        read_latents(left, LATENT, 1).failed, [False] * (steps - 1) + [True]
+    )
+    smoothed = read_latents(finished, LATENT, smoothing=3).rewards
+    np.testing.assert_allclose(smoothed, smooth_rewards(episode.rewards, 3))
+
+
+def blank_episode(seed: int, steps: int, lap_finished: bool = False) -> Episode:
+    """An episode whose frames tell seed and row: in their first two pixels' levels."""
+    frames = np.zeros((steps + 1, 64, 64, 3), np.uint8)
+    frames[:, 0, 0, 0], frames[:, 0, 0, 1] = seed, np.arange(steps + 1)
+    terminated = np.zeros(steps, bool)
+    terminated[-1] = True
+    rng = np.random.default_rng(seed)
+    return Episode(
+        frames=frames,
+        actions=rng.uniform(0, 1, (steps, 3)).astype(np.float32),
+        rewards=rng.uniform(-1, 1, steps).astype(np.float32),
+        terminated=terminated,
+        truncated=np.zeros(steps, bool),
+        lap_finished=lap_finished,
+        seed=seed,
+        provenance={},
+    )
+
+
+FRAME_STEPS = {2: 5, 3: 9, 4: 1, 5: 7, 6: 12, 7: 3}  # by seed; 43 frames in all
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+    folder = tmp_path_factory.mktemp("rollouts")
+    for seed, steps in FRAME_STEPS.items():
+        write_episode(folder / "random" / f"{seed}.npz", blank_episode(seed, steps))
+    return scan(folder, EPISODE_ARRAYS)
+
+
+def tags_of(frames: np.ndarray) -> list[tuple[int, int]]:
+    """Seed and row of every frame."""
+    return [(int(frame[0, 0, 0]), int(frame[0, 0, 1])) for frame in frames]
+
+
+ALL_FRAMES = {(seed, row) for seed, steps in FRAME_STEPS.items() for row in range(steps + 1)}
+
+
+def test_an_epoch_of_shards_is_every_episode_once(
+    entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utils.frame_batches, "SHARD_FRAMES", 15)
+    shards, orders = shards_of(entries, seed=0), []
+    for _ in range(3):
+        epoch: list[int] = []
+        while len(epoch) < len(entries):
+            shard = next(shards)
+            frames = sum(entry.steps + 1 for entry in shard)
+            # Full, and only just; or the rest of the epoch.
+            assert frames >= 15 or len(epoch) + len(shard) == len(entries)
+            assert frames - (shard[-1].steps + 1) < 15
+            assert sorted(tags_of(read_shard(shard))) == sorted(
+                (seed, row) for seed, row in ALL_FRAMES if seed in {e.seed for e in shard}
+            )
+            epoch += [entry.seed for entry in shard]
+        assert sorted(epoch) == sorted(FRAME_STEPS)
+        orders.append(epoch)
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("shard_frames", [15, 20_000])
+def test_no_frame_is_seen_twice_in_an_epoch(
+    entries: list[Entry], monkeypatch: pytest.MonkeyPatch, shard_frames: int
+) -> None:
+    monkeypatch.setattr(utils.frame_batches, "SHARD_FRAMES", shard_frames)
+    size, stream = 4, frame_batches(entries, 4, seed=0, start=0)
+    orders = []
+    shards = shards_of(entries, seed=0)
+    for _ in range(2):
+        seen: list[tuple[int, int]] = []
+        left = len(entries)
+        while left:
+            shard = next(shards)
+            left -= len(shard)
+            own = {entry.seed for entry in shard}
+            for _ in range(sum(entry.steps + 1 for entry in shard) // size):
+                batch = next(stream)
+                assert batch.shape == (size, 64, 64, 3) and batch.dtype == np.uint8
+                assert {seed for seed, _ in tags_of(batch)} <= own
+                seen += tags_of(batch)
+        assert len(seen) == len(set(seen)) and set(seen) <= ALL_FRAMES
+        assert len(seen) > len(ALL_FRAMES) - 3 * size
+        orders.append(seen)
+    assert orders[0] != orders[1]
+    assert orders[0] != sorted(orders[0])
+
+
+@pytest.mark.parametrize("shard_frames", [15, 20_000])
+def test_resumed_frames_are_the_uninterrupted_ones(
+    entries: list[Entry], monkeypatch: pytest.MonkeyPatch, shard_frames: int
+) -> None:
+    monkeypatch.setattr(utils.frame_batches, "SHARD_FRAMES", shard_frames)
+    whole = [tags_of(batch) for batch in itertools.islice(frame_batches(entries, 4, 0, 0), 30)]
+    for start in (1, 4, 9, 10, 11, 23):
+        resumed = itertools.islice(frame_batches(entries, 4, 0, start), 30 - start)
+        assert [tags_of(batch) for batch in resumed] == whole[start:], start
+    other = [tags_of(batch) for batch in itertools.islice(frame_batches(entries, 4, 1, 0), 30)]
+    assert other != whole
+
+
+def test_fewer_frames_than_a_batch_are_used_again(entries: list[Entry]) -> None:
+    few = [entry for entry in entries if entry.seed == 7]
+    for batch in itertools.islice(frame_batches(few, 10, seed=0, start=0), 3):
+        counts = [tags_of(batch).count((7, row)) for row in range(4)]
+        assert sum(counts) == 10 and min(counts) == 2 and max(counts) == 3
+
+
+def test_a_file_damaged_since_the_scan_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, steps in FRAME_STEPS.items():
+        write_episode(tmp_path / "random" / f"{seed}.npz", blank_episode(seed, steps))
+    damaged = scan(tmp_path, EPISODE_ARRAYS)
+    victim = damaged[-2].path
+    victim.write_bytes(victim.read_bytes()[:-40])
+    batches = list(itertools.islice(frame_batches(damaged, 6, seed=0, start=0), 6))
+    seen = {tag for batch in batches for tag in tags_of(batch)}
+    assert seen <= {tag for tag in ALL_FRAMES if tag[0] != damaged[-2].seed}
+    assert str(victim) in capsys.readouterr().err
+    with pytest.raises(DamagedFile, match=str(victim)):
+        read_shard([damaged[-2]])
+
+
+def test_spread_frames_come_from_all_over(entries: list[Entry]) -> None:
+    tags = tags_of(spread_frames(entries, 12))
+    assert len(tags) == len(set(tags)) == 12
+    assert {seed for seed, _ in tags} == set(FRAME_STEPS)
+    # Two of each: the first frame and the last.
+    assert set(tags) == {(s, row) for s, steps in FRAME_STEPS.items() for row in (0, steps)}
+    assert len(spread_frames(entries, 3)) == 3
+    assert spread_frames([], 3).shape == (0, 64, 64, 3)

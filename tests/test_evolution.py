@@ -1,0 +1,216 @@
+"""CMA-ES as C is evolved by it: on known functions, and in a dream with a known best."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from evosax.algorithms import CMA_ES
+from jaxtyping import Array
+from oracles import constant_rnn
+
+import train_dream
+from models.controller import Controller, Whitening
+from models.dream import DreamState
+from models.rnn import MDNRNN, LSTMState
+from train_dream import Evolution, Settings, evolve, first_state, judge, summarise, whiten
+from utils.commandline import Failure
+from utils.dream_starts import StartBank
+from utils.lineage import Plan
+
+FEATURES = 3  # of [z, h]: a controller has 12 parameters
+# How far the minimum is from the start, and how much longer one axis is than another.
+TARGET = np.linspace(-0.3, 0.4, 3 * FEATURES + 3)
+AXES = {"sphere": np.ones(12), "ellipsoid": 1000 ** np.linspace(0, 1, 12)}
+
+
+def flat(controller: Controller) -> Array:
+    return jnp.concatenate([controller.weight.reshape(-1), controller.bias])
+
+
+def test_cma_es_finds_known_minima() -> None:
+    evolution = Evolution(
+        constant_rnn(1, 2, 1), None, Whitening(jnp.zeros(FEATURES), jnp.ones(FEATURES)), None
+    )
+    settings = Settings(candidates=12, sigma=0.05)
+    search, params, state = first_state(Plan("begin", ""), evolution, settings)
+    np.testing.assert_allclose(state.std, 0.05)
+    np.testing.assert_array_equal(flat(search.get_mean(state)), np.zeros(12))
+
+    @jax.jit
+    def minimise(axes: Array) -> tuple[Array, Array]:
+        def value(controller: Controller) -> Array:
+            return (axes * jnp.square(flat(controller) - TARGET)).sum()
+
+        def generation(state: object, number: Array) -> tuple[object, Array]:
+            ask_key, tell_key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
+            population, state = search.ask(ask_key, state, params)
+            fitness = jax.vmap(value)(population)
+            state, _ = search.tell(tell_key, population, fitness, state, params)
+            return state, value(search.get_mean(state))
+
+        end, values = jax.lax.scan(generation, state, jnp.arange(400))
+        return flat(search.get_mean(end)), values
+
+    for name, axes in AXES.items():
+        found, values = minimise(axes)
+        assert float(values[0]) > 0.1 and float(values[-1]) < 1e-8, name
+        np.testing.assert_allclose(found, TARGET, atol=1e-4, err_msg=name)
+
+
+# A world whose hidden layer is the last action's steering, and whose reward is a tile times it:
+# the best controller steers to the right, at +1, wherever it is.
+LATENT, HIDDEN, HORIZON = 2, 4, 6
+
+
+def steering_pays() -> MDNRNN:
+    rnn = constant_rnn(LATENT, HIDDEN, 2, end_logit=-10.0, log_scale=-2.0)
+    weight, bias = np.zeros_like(rnn.from_input.weight), np.zeros_like(rnn.from_input.bias)
+    into, forget, candidate, out = (slice(HIDDEN * i, HIDDEN * (i + 1)) for i in range(4))
+    weight[LATENT, candidate] = 1.0  # the row of the steering
+    bias[into], bias[forget], bias[out] = 20.0, -20.0, 20.0
+    heads = np.zeros_like(rnn.heads.weight)
+    heads[:, -2] = 1 / HIDDEN
+    return eqx.tree_at(
+        lambda r: (r.from_input.weight, r.from_input.bias, r.heads.weight),
+        rnn,
+        (weight, bias, heads),
+    )
+
+
+# What one step of it pays: tanh(tanh(1)) of a tile, less 0.1.
+BEST_STEP = np.tanh(np.tanh(1.0)) * 1000 / 296 - 0.1
+
+
+def random_group(moments: int, seed: int) -> DreamState:
+    rng = np.random.default_rng(seed)
+    z = 3 + 2 * rng.standard_normal((moments, LATENT))
+    memory = LSTMState(*rng.uniform(-0.5, 0.5, (2, moments, HIDDEN)))
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), DreamState(z, memory))
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return Settings(candidates=10, dreams=3, horizon=HORIZON, sigma=0.3)
+
+
+@pytest.fixture(scope="module")
+def evolution(settings: Settings) -> Evolution:
+    bank = StartBank(random_group(4, 0), random_group(20, 1), random_group(30, 2))
+    return Evolution(jax.tree.map(jnp.asarray, steering_pays()), bank, whiten(bank), settings)
+
+
+@pytest.fixture(scope="module")
+def begun(evolution: Evolution, settings: Settings) -> tuple:
+    return first_state(Plan("begin", ""), evolution, settings)
+
+
+def test_whitening_is_of_what_is_seen_at_the_starts(evolution: Evolution) -> None:
+    bank = evolution.bank
+    groups = (bank.on_policy, bank.others)
+    features = np.concatenate([np.hstack([g.z, g.memory.hidden]) for g in groups]).astype(float)
+    np.testing.assert_allclose(evolution.whitening.mean, features.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(evolution.whitening.scale, features.std(0), rtol=1e-4)
+    still = bank.on_policy._replace(z=jnp.ones((20, LATENT)))
+    scale = whiten(StartBank(still, still, still)).scale
+    np.testing.assert_allclose(scale[:LATENT], 0.01)  # nothing is divided by zero
+
+
+def test_evolution_finds_what_the_dream_rewards(evolution: Evolution, begun: tuple) -> None:
+    search, params, state = begun
+    before, history = float(judge(evolution, search.get_mean(state))), []
+    for generation in range(25):
+        key = jax.random.fold_in(jax.random.key(1), generation)
+        state, returns = evolve(search, params, state, evolution, key)
+        assert returns.shape == (10,)
+        history.append(float(returns.mean()))
+    after = float(judge(evolution, search.get_mean(state)))
+    # A controller of zeros steers nowhere: −0.1 a step, and a little for the danger.
+    np.testing.assert_allclose(before, -0.1 * HORIZON, atol=0.05)
+    assert after > 0.85 * BEST_STEP * HORIZON and after <= BEST_STEP * HORIZON
+    assert np.mean(history[-5:]) > np.mean(history[:5]) + 0.5 * BEST_STEP * HORIZON
+
+
+def test_the_same_key_gives_the_same_generation(evolution: Evolution, begun: tuple) -> None:
+    search, params, state = begun
+
+    def generation(seed: int) -> list[np.ndarray]:
+        new, returns = evolve(search, params, state, evolution, jax.random.key(seed))
+        return [np.asarray(flat(search.get_mean(new))), np.asarray(returns)]
+
+    first, second, other = generation(0), generation(0), generation(1)
+    for a, b, c in zip(first, second, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert (a != c).any()
+    assert judge(evolution, search.get_mean(state)) == judge(evolution, search.get_mean(state))
+
+
+def test_candidates_of_a_generation_are_told_apart_by_what_they_do(evolution: Evolution) -> None:
+    rng = np.random.default_rng(0)
+    three = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(0, 0.3, (3, *x.shape)), jnp.float32)[
+            np.array([0, 1, 2, 0])
+        ],
+        Controller(LATENT + HIDDEN),
+    )
+    returns = np.asarray(
+        eqx.filter_jit(lambda c, key: evolution.returns(c, key, 4))(three, jax.random.key(0))
+    )
+    assert returns.shape == (4, 4)
+    np.testing.assert_array_equal(returns[0], returns[3])
+    assert (returns[0] != returns[1]).all()
+    # The dreams themselves differ: in where they begin and in what happens.
+    assert len(np.unique(returns[0])) == 4
+
+
+def test_a_generation_is_compiled_once(evolution: Evolution, begun: tuple) -> None:
+    # A state of other types than the one before would compile the whole generation again.
+    search, params, state = begun
+    after, _ = evolve(search, params, state, evolution, jax.random.key(0))
+    types = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(s)] for s in (state, after)]
+    assert types[0] == types[1]
+
+
+def test_one_candidate_without_a_number_ranks_last(begun: tuple) -> None:
+    search, params, state = begun
+    key = jax.random.key(0)
+
+    @jax.jit
+    def tell(worst: Array) -> Array:
+        population, asked = search.ask(key, state, params)
+        fitness = jnp.arange(10.0).at[9].set(worst)
+        return flat(search.get_mean(search.tell(key, population, fitness, asked, params)[0]))
+
+    told = np.asarray(tell(jnp.array(jnp.nan)))
+    assert np.isfinite(told).all()
+    np.testing.assert_allclose(told, tell(jnp.array(99.0)), rtol=1e-6)
+
+
+def test_a_generation_without_any_number_is_a_failure() -> None:
+    saved = Path("runs/x/controller.training.eqx")
+    with pytest.raises(Failure, match=rf"generation 7 .*{saved}.*train_rnn\.py"):
+        summarise(jnp.full(4, jnp.nan), 7, saved)
+    with pytest.raises(Failure):
+        summarise(jnp.array([jnp.nan, jnp.inf]), 7, saved)
+    summary = summarise(jnp.array([1.0, jnp.nan, 4.0]), 7, saved)
+    np.testing.assert_allclose([summary[k] for k in ("best", "mean", "spread")], [4, 2.5, 1.5])
+
+
+def test_the_best_saved_mean_is_chosen_by_real_tracks_or_by_fixed_dreams(tmp_path: Path) -> None:
+    lines = [
+        '{"step": 10, "best": 999, "judged": 900, "real": 990}',  # of the run before
+        '{"step": 30, "best": 50, "judged": 40, "real": 300}',
+        '{"step": 40, "best": 9999}',  # nobody's mean: a lucky candidate
+        '{"step": 50, "best": 60, "judged": 70, "real": 200}',
+    ]
+    (tmp_path / "controller.metrics.jsonl").write_text("\n".join(lines) + "\n")
+    real = train_dream.choose(Settings(run_dir=tmp_path), first=20)
+    dreamed = train_dream.choose(Settings(run_dir=tmp_path, real_validation=False), first=20)
+    assert (real["step"], dreamed["step"]) == (30, 50)
+
+
+def test_search_is_over_all_867_parameters() -> None:
+    search = CMA_ES(population_size=4, solution=Controller(32 + 256))
+    assert search.num_dims == 867
