@@ -25,9 +25,9 @@ $(VENV)/installed-test: requirements-test.txt requirements.txt
 	touch $(VENV)/installed $@
 
 run: $(VENV)/installed  ## a first taste: all six steps in about 14 minutes of 2 CPU cores
-	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 12
-	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 36
-	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 12
+	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 16
+	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 32
+	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 8
 	$(BIN)/python run_vae_training.py $(QUICK)
 	$(BIN)/python process_data.py $(QUICK)
 	$(BIN)/python train_rnn.py $(QUICK)

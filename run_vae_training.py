@@ -43,9 +43,15 @@ class Settings(CommonSettings):
     dashboard_weight: float = setting(
         9.0, "weight of the dashboard's bars in the squared error: they show speed", minimum=0.0
     )
-    evaluate_every: int = setting(100, "steps between losses on held-out tracks", minimum=1)
-    save_seconds: float = setting(30.0, "seconds between saved training states", minimum=0.0)
-    fresh: bool = setting(False, "begin from scratch even where weights could be used")
+    evaluate_every: int = setting(
+        100, "steps between losses on held-out tracks", minimum=1, changes_result=False
+    )
+    save_seconds: float = setting(
+        30.0, "seconds between saved training states", minimum=0.0, changes_result=False
+    )
+    fresh: bool = setting(
+        False, "begin from scratch even where weights could be used", changes_result=False
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

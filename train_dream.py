@@ -62,19 +62,26 @@ class Settings(CommonSettings):
     validate_every: int = setting(50, "generations between saved means", minimum=1)
     validation_tracks: int = setting(8, "real tracks that each saved mean drives", minimum=1)
     real_validation: bool = setting(True, "choose among saved means by real validation tracks")
-    workers: int = setting(default_workers(), "processes for real drives", minimum=1)
+    workers: int = setting(
+        default_workers(), "processes for real drives", minimum=1, changes_result=False
+    )
     env: str = setting(
         "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
-    save_every: int = setting(10, "generations between saved states", minimum=1)
-    fresh: bool = setting(False, "begin from zero even where the last controller could be used")
+    save_every: int = setting(
+        10, "generations between saved states", minimum=1, changes_result=False
+    )
+    fresh: bool = setting(
+        False, "begin from zero even where the last controller could be used", changes_result=False
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
-        "generations": 100,
+        "generations": 60,
         "continue_generations": 40,
-        "validate_every": 50,
+        "horizon": 150,
+        "validate_every": 20,
         "validation_tracks": 4,
     },
     "paper": {"generations": 1500, "continue_generations": 300, "candidates": 128},
@@ -136,12 +143,12 @@ def snapshot_path(settings: Settings, generation: int) -> Path:
 
 
 def choose(settings: Settings, first: int) -> dict[str, Any]:
-    """The record of the best saved mean of this run.
+    """The record of the best mean saved since the generation `first` that this search began at.
 
     By its real validation score; without one by its return on the fixed dreams.
     """
     records = read_metrics(settings.run_dir / "controller.metrics.jsonl")
-    records = [r for r in records if r["step"] > first and "judged" in r]
+    records = [record for record in records if record["first"] == first and "judged" in record]
     measure = "real" if settings.real_validation else "judged"
     return max(records, key=lambda record: record[measure])
 
@@ -194,27 +201,31 @@ def train(settings: Settings) -> None:
         sizes = {"features": rnn.latent + rnn.hidden}
         return Header(kind, sizes, values, inputs, plan.progress(generation))
 
+    def keep(number: int) -> dict[str, Any]:
+        folded = evolution.whitening.fold(search.get_mean(state))
+        checkpoints.save(snapshot_path(settings, number), header("controller", number), folded)
+        record = {"judged": float(judge(evolution, search.get_mean(state)))}
+        if settings.real_validation:
+            scores = validate(settings, snapshot_path(settings, number))
+            record |= {"scores": scores, "real": float(np.mean(scores))}
+            print(f"\ngeneration {number}: {record['real']:.0f} on validation tracks")
+        return record
+
+    if plan.action == "continue":  # with the M that went on, what is there must be beaten
+        metrics.append(step=plan.done, first=plan.first, **keep(plan.done))
     with progress(generations, "generation", plan.done - plan.first) as bar:
         for number in range(plan.done + 1, last + 1):
             generation_key = jax.random.fold_in(key, number)
             state, returns = evolve(search, params, state, evolution, generation_key)
             record = summarise(returns, number, saved) | {"sigma": float(state.std)}
             if number % settings.validate_every == 0 or number == last:
-                mean = search.get_mean(state)
-                record["judged"] = float(judge(evolution, mean))
-                path = snapshot_path(settings, number)
-                checkpoints.save(path, header("controller", number), evolution.whitening.fold(mean))
-                if settings.real_validation:
-                    record["scores"] = validate(settings, path)
-                    record["real"] = float(np.mean(record["scores"]))
-                    bar.write(f"generation {number}: real {record['real']:.0f}")
-            metrics.append(step=number, **record)
+                record |= keep(number)
+            metrics.append(step=number, first=plan.first, **record)
             if "judged" in record or number % settings.save_every == 0:
                 checkpoints.save(saved, header("controller training", number), state)
             bar.update()
-            bar.set_postfix(
-                best=f"{record['best']:.0f}", mean=f"{record['mean']:.0f}", refresh=False
-            )
+            shown = {name: f"{record[name]:.0f}" for name in ("best", "mean")}
+            bar.set_postfix(shown, refresh=False)
 
     best = choose(settings, plan.first)
     _, controller = checkpoints.load_controller(snapshot_path(settings, best["step"]))

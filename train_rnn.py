@@ -58,13 +58,19 @@ class Settings(CommonSettings):
     reward_smoothing: int = setting(
         8, "steps over which rewards are averaged before they are learned; 1: not", minimum=1
     )
-    evaluate_every: int = setting(500, "steps between forecasts of held-out tracks", minimum=1)
-    save_seconds: float = setting(30.0, "seconds between saved training states", minimum=0.0)
-    fresh: bool = setting(False, "begin from scratch even where weights could be used")
+    evaluate_every: int = setting(
+        500, "steps between forecasts of held-out tracks", minimum=1, changes_result=False
+    )
+    save_seconds: float = setting(
+        30.0, "seconds between saved training states", minimum=0.0, changes_result=False
+    )
+    fresh: bool = setting(
+        False, "begin from scratch even where weights could be used", changes_result=False
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 500, "continue_steps": 200, "lanes": 48, "evaluate_every": 250},
+    "quick": {"steps": 400, "continue_steps": 200, "lanes": 48, "evaluate_every": 200},
     "paper": {"steps": 60_000, "continue_steps": 10_000},
 }
 EVALUATED_EPISODES, STARTS = 16, 8  # held-out episodes, open-loop dreams from each

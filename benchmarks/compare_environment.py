@@ -18,7 +18,7 @@ from gymnasium.envs.box2d.car_racing import PLAYFIELD
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.driving import STYLES  # noqa: E402
+from benchmarks.driving import STYLES
 
 
 def occasions(env) -> list[str]:
@@ -62,6 +62,7 @@ def compare_track(seed: int, style: str, steps: int, seen: Counter, **options) -
 
 
 def main() -> int:
+    """Compare until there are enough tracks and frames."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--frames", type=int, default=20_000, help="compare at least so many")
     parser.add_argument("--tracks", type=int, default=40, help="drive at least so many")

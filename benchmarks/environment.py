@@ -1,6 +1,7 @@
 """Steps per second of CarRacing environments, side by side.
 
-    python benchmarks/environment.py            # one process, then all cores: about two minutes
+    python benchmarks/environment.py              # one process, then all cores: a minute or two
+    python benchmarks/environment.py --cpu-time   # on a machine that has other work, too
 
 Rows: Gymnasium's CarRacing-v3, EnvPool's C++ port (if `pip install envpool` was done), ours, and
 ours without drawing (the physics alone). All drive the same tracks along the centre line; the
@@ -14,6 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,8 +24,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.fast_car_racing  # noqa: E402
-from benchmarks.driving import follow_line  # noqa: E402
+import utils.fast_car_racing
+from benchmarks.driving import follow_line
 
 WARM_UP = 60  # steps before the clock starts: the zoom phase is not normal driving
 
@@ -42,18 +44,19 @@ class Gymnasium:
         self.env = env
 
     def reset(self, seed: int) -> None:
+        """Begin a track."""
         self.env.reset(seed=seed)
         self.actions = []
 
-    def drive(self, steps: int) -> float:
+    def drive(self, steps: int, clock: Callable[[], float]) -> float:
         """Drive `steps` steps on and return the seconds spent in `step`."""
         seconds = 0.0
         for _ in range(steps):
             action = follow_line(self.env)
             self.actions.append(action)
-            begin = time.perf_counter()
+            begin = clock()
             self.env.step(action)
-            seconds += time.perf_counter() - begin
+            seconds += clock() - begin
         return seconds
 
 
@@ -61,24 +64,28 @@ class EnvPool:
     """Drives one EnvPool environment with recorded actions: it does not tell where its car is."""
 
     def reset(self, seed: int, actions: list) -> None:
+        """Begin a track on which these actions will be taken."""
         import envpool
 
         self.env = envpool.make_gymnasium("CarRacing-v3", num_envs=1, seed=seed, num_threads=1)
         self.env.reset()
         self.actions = iter(actions)
 
-    def drive(self, steps: int) -> float:
+    def drive(self, steps: int, clock: Callable[[], float]) -> float:
+        """Drive `steps` steps on and return the seconds spent in `step`."""
         seconds = 0.0
         for _ in range(steps):
             action = next(self.actions)[None]
-            begin = time.perf_counter()
+            begin = clock()
             self.env.step(action)
-            seconds += time.perf_counter() - begin
+            seconds += clock() - begin
         return seconds
 
 
-def measure(tracks: int, turns: int, slow_steps: int, steps: int) -> dict[str, float]:
-    """Steps per second of each row, the best of its turns' medians over the tracks."""
+def measure(
+    tracks: int, turns: int, slow_steps: int, steps: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Steps per second of each row: the median of its turns."""
     rows = {
         "gymnasium": Gymnasium(gymnasium.envs.box2d.car_racing.CarRacing()),
         "ours": Gymnasium(utils.fast_car_racing.FastCarRacing()),
@@ -90,14 +97,14 @@ def measure(tracks: int, turns: int, slow_steps: int, steps: int) -> dict[str, f
     for track in range(tracks):
         recorder = Gymnasium(Physics())
         recorder.reset(track)
-        recorder.drive(WARM_UP + turns * steps)
+        recorder.drive(WARM_UP + turns * steps, clock)
         for name, row in rows.items():
             row.reset(track, recorder.actions) if name == "envpool" else row.reset(track)
-            row.drive(WARM_UP)
+            row.drive(WARM_UP, clock)
         for _ in range(turns):
             for name, row in rows.items():
                 n = slow_steps if name == "gymnasium" else steps
-                rates[name].append(n / row.drive(n))
+                rates[name].append(n / row.drive(n, clock))
     return {name: float(np.median(rate)) for name, rate in rates.items()}
 
 
@@ -109,6 +116,7 @@ def measure_all_cores(arguments: tuple) -> list[dict[str, float]]:
 
 
 def table(results: dict[str, float]) -> str:
+    """Rates and their ratios, a row for each environment."""
     names = {"gymnasium": "Gymnasium", "envpool": "EnvPool", "ours": "FastCarRacing"}
     lines = [f"{'':16s}{'steps/s':>10s}{'x Gymnasium':>14s}{'x EnvPool':>12s}"]
     for name in ("gymnasium", "envpool", "ours", "physics"):
@@ -121,12 +129,15 @@ def table(results: dict[str, float]) -> str:
 
 
 def main() -> None:
+    """Measure, print and perhaps write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tracks", type=int, default=4, help="tracks to drive (default 4)")
     parser.add_argument("--turns", type=int, default=6, help="turns of each on a track (default 6)")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--cpu-time", action="store_true", help="count processor time only")
     arguments = parser.parse_args()
-    work = (arguments.tracks, arguments.turns, 15, 100)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    work = (arguments.tracks, arguments.turns, 15, 100, clock)
     single = measure(*work)
     print("One process\n" + table(single))
     each = measure_all_cores(work)

@@ -14,3 +14,6 @@ with install_import_hook("models", "beartype.beartype"):
     import models.forecast
     import models.rnn
     import models.vae  # noqa: F401
+
+# Shared by the tests that run the scripts: everything is driven and trained once a session.
+from scripts import workshop  # noqa: F401

@@ -43,12 +43,12 @@ def save(path: Path, header: Header, tree: Any) -> None:
     payload = io.BytesIO()
     eqx.tree_serialise_leaves(payload, tree)
     leaves = payload.getvalue()
-    line = {
+    fields = {
         "format": FORMAT,
         "sha256": hashlib.sha256(leaves).hexdigest(),
         **dataclasses.asdict(header),
     }
-    text = json.dumps(line, sort_keys=True) + "\n"
+    text = json.dumps({**fields, "header_sha256": _digest(fields)}, sort_keys=True) + "\n"
     write_atomically(path, lambda file: file.writelines((text.encode(), leaves)))
 
 
@@ -69,7 +69,11 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
         raise Failure(f"{path} is damaged: its sha256 is not the one in its header")
     try:
         shapes = eqx.filter_eval_shape(build, header)
-        return header, eqx.tree_deserialise_leaves(io.BytesIO(leaves), shapes)
+        stream = io.BytesIO(leaves)
+        tree = eqx.tree_deserialise_leaves(stream, shapes)
+        if stream.read(1):
+            raise ValueError("it has more leaves")
+        return header, tree
     except (RuntimeError, ValueError, TypeError, KeyError, EOFError) as error:
         raise Failure(f"{path} holds a {kind} of another architecture: {error}") from error
 
@@ -82,17 +86,28 @@ def _open(path: Path) -> tuple[Header, bytes, str]:
         leaves = file.read()
     try:
         fields = json.loads(line)
+        if fields.pop("header_sha256") != _digest(fields):
+            raise ValueError("another sha256")
         if fields.pop("format") != FORMAT:
             raise ValueError("another format")
         sha256 = fields.pop("sha256")
         return Header(**fields), leaves, sha256
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Failure(f"{path} is damaged or no checkpoint of this project") from error
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def settings_dict(settings: CommonSettings) -> dict[str, Any]:
     """A script's settings as they go into a header: all that may change the result."""
     where_and_how = {field.name for field in dataclasses.fields(CommonSettings)} - {"seed"}
+    where_and_how |= {
+        field.name
+        for field in dataclasses.fields(settings)
+        if not field.metadata.get("changes_result", True)
+    }
     values = dataclasses.asdict(settings)
     return {name: value for name, value in values.items() if name not in where_and_how}
 

@@ -26,6 +26,7 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
     """A dataclass field that is also a flag: its default, and its help with unit or reason.
 
     `choices=(...)` restricts the values; `minimum=` and `maximum=` bound a number.
+    `changes_result=False`: a model is the same whatever its value; checkpoints leave it out.
     """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 

@@ -5,6 +5,7 @@ The script exists to make data and yardsticks. V and M see only frames, actions,
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import gymnasium
 import numpy as np
@@ -34,22 +35,24 @@ def clip_action(action: np.ndarray) -> np.ndarray:
 
 
 class RandomDriver:
-    """Brownian noise on all three controls, biased so that the car moves."""
+    """Brownian noise on all three controls, biased so that the car moves.
 
-    # Steering around straight ahead, some gas, seldom any brake: with both pedals around their
-    # middle the car would stand still, and an episode would be one frame.
-    MEAN = np.array([0.0, 0.3, -0.15])
-    SCALE = np.array([0.4, 0.25, 0.15])
+    The bias varies between episodes: mostly gas, sometimes both pedals or a standing car, which
+    no driver with a purpose would show M.
+    """
+
+    SCALE = np.array([0.4, 0.25, 0.25])  # standard deviation of steer, gas, brake
 
     def __init__(self, rng: np.random.Generator):
-        self.noise = Noise(rng, self.SCALE, rate=0.08, size=3)
+        self.mean = np.array([0.0, rng.uniform(0.1, 0.6), rng.uniform(-0.5, 0.3)])
+        self.noise = Noise(rng, self.SCALE, rate=math.exp(rng.uniform(math.log(0.03), 0)), size=3)
 
     def reset(self, environment: gymnasium.Env) -> None:
         """Nothing to prepare: it does not look at the track."""
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         """The next action of the random walk, whatever the frame."""
-        return clip_action(self.MEAN + self.noise.sample())
+        return clip_action(self.mean + self.noise.sample())
 
 
 class Centerline:
@@ -96,27 +99,53 @@ class Style:
     pace: float = 1.0  # factor on the speed that the corner allows
     steer_noise: float = 0.0  # standard deviation of correlated noise on steering
     pedal_noise: float = 0.0  # the same on gas and brake
-    knock_chance: float = 0.0  # per step: taking the wheel away for a third of a second or more
+    noise_rate: float = 0.1  # 1 / correlation time in steps; at 1 every step is independent
+    knock_chance: float = 0.0  # per step: the wheel is taken away for a third of a second or more
+    stamp_chance: float = 0.0  # per step: both pedals are held anyhow for about as long
     gas_limit: float = 0.87  # near 1 the rear wheels spin
 
 
 def sample_style(mode: str, rng: np.random.Generator) -> Style:
-    """A style for one episode of the mode "recovery" or "aggressive", varied between episodes."""
+    """A style for one episode of the mode "recovery" or "aggressive", varied between episodes.
+
+    A driver that always does what fits teaches M that the road comes back by itself, whatever one
+    does; and a search finds whatever M was never shown: trembling wheels, a brake held down. So
+    noise runs from slow to trembling, and the pedals are sometimes held anyhow.
+    """
+    rate = math.exp(rng.uniform(math.log(0.03), 0.0))
+    # The car feels the mean over some steps: trembling may be strong, drifting may not.
+    steer_noise = rng.uniform(0.0, 0.2) * (1 + 4 * rate)
     if mode == "aggressive":
         return Style(
             pace=rng.uniform(1.05, 1.6),
-            steer_noise=rng.uniform(0.0, 0.1),
+            steer_noise=steer_noise / 2,
             pedal_noise=rng.uniform(0.0, 0.15),
+            noise_rate=rate,
             gas_limit=rng.uniform(0.8, 1.0),
         )
     return Style(
         pace=rng.uniform(0.5, 1.0),
-        steer_noise=rng.uniform(0.0, 0.2),
-        pedal_noise=rng.uniform(0.0, 0.2),
-        # From no knock at all to one every three seconds: undisturbed driving is data too.
+        steer_noise=steer_noise,
+        pedal_noise=rng.uniform(0.0, 0.3),
+        noise_rate=rate,
+        # From nothing at all to one every three seconds: undisturbed driving is data too.
         knock_chance=max(0.0, rng.uniform(-0.3, 1.0)) / 150,
+        stamp_chance=max(0.0, rng.uniform(-0.5, 1.0)) / 150,
         gas_limit=rng.uniform(0.4, 0.87),
     )
+
+
+class Held:
+    """A value that is held for a number of steps."""
+
+    def __init__(self, value: Sequence[float] | np.ndarray = (), steps: int = 0):
+        self.value, self.steps = np.array(value), steps
+
+    def hold(self) -> bool:
+        """Whether the value still holds; counts one step."""
+        held = self.steps > 0
+        self.steps -= held
+        return held
 
 
 class ScriptedDriver:
@@ -129,29 +158,31 @@ class ScriptedDriver:
     def __init__(self, style: Style, rng: np.random.Generator):
         self.style, self.rng = style, rng
         scale = np.array([style.steer_noise, style.pedal_noise, style.pedal_noise])
-        self.noise = Noise(rng, scale, rate=0.1, size=3)
+        self.noise = Noise(rng, scale, style.noise_rate, size=3)
 
     def reset(self, environment: gymnasium.Env) -> None:
         """Learn the environment's current track."""
         self.car = environment.unwrapped.car
         self.line = Centerline(environment.unwrapped.track)
         self.index: int | None = None
-        self.knocked_for, self.knock = 0, np.zeros(3)
+        self.knock, self.stamp = Held(), Held()
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         """The action float32 (3) for the car's present place; the frame is not looked at."""
         action = self._follow_line()
-        if self.knocked_for == 0 and self.rng.random() < self.style.knock_chance:
-            self.knocked_for = int(self.rng.integers(15, 40))
-            side = self.rng.choice((-1.0, 1.0))
-            self.knock = np.array(
-                [side * self.rng.uniform(0.3, 1.0), self.rng.uniform(0, 0.8), 0.0]
-            )
-            if self.rng.random() < 0.2:
-                self.knock[1:] = 0.0, self.rng.uniform(0.2, 0.9)
-        if self.knocked_for > 0:
-            self.knocked_for -= 1
-            action = self.knock
+        rng, style = self.rng, self.style
+        if self.knock.steps == 0 and rng.random() < style.knock_chance:
+            steer = rng.choice((-1.0, 1.0)) * rng.uniform(0.3, 1.0)
+            self.knock = Held([steer, rng.uniform(0, 0.8), 0.0], int(rng.integers(15, 40)))
+        if self.stamp.steps == 0 and rng.random() < style.stamp_chance:
+            # Half of them with the brake fully down, some until the car has stood for a while.
+            pedals = rng.uniform(0, 1, 2) * (rng.random(2) < 0.7)
+            pedals[1] = 1.0 if rng.random() < 0.5 else pedals[1]
+            self.stamp = Held(pedals, int(rng.exponential(40)) + 5)
+        if self.knock.hold():
+            action = self.knock.value.copy()
+        if self.stamp.hold():
+            action[1:] = self.stamp.value
         return clip_action(action + self.noise.sample())
 
     def _follow_line(self) -> np.ndarray:

@@ -106,11 +106,7 @@ def read_arrays(
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            present = {name for name in archive.namelist()}
-            expected = {key + ".npy" for key in contract}
-            if present != expected:
-                difference = ", ".join(sorted(present ^ expected)[:4])
-                raise DamagedFile(path, f"missing or unknown arrays: {difference[:200]}")
+            _check_directory(path, archive, {key + ".npy" for key in contract})
             steps = _steps_of(path, archive)
             wanted = contract if names is None else names
             return {key: _read_member(path, archive, key, contract[key], steps) for key in wanted}
@@ -118,6 +114,20 @@ def read_arrays(
         raise DamagedFile(path, _reason(error)) from error
     except OSError as error:
         raise DamagedFile(path, error.strerror or "cannot be read") from error
+
+
+def _check_directory(path: Path, archive: zipfile.ZipFile, expected: set[str]) -> None:
+    names = archive.namelist()
+    if set(names) != expected:
+        difference = ", ".join(sorted(set(names) ^ expected)[:4])
+        raise DamagedFile(path, f"missing or unknown arrays: {difference[:200]}")
+    if len(names) != len(expected):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DamagedFile(path, f"{twice} is there twice")
+    for info in archive.infolist():
+        # LZMA and its like have errors of their own, and no bound on the memory they take.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DamagedFile(path, f"{info.filename}: compressed by a foreign method")
 
 
 def _reason(error: BaseException) -> str:
@@ -213,7 +223,7 @@ def read_episode(path: Path) -> Episode:
 def _parse_provenance(path: Path, text: np.ndarray) -> dict[str, Any]:
     try:
         provenance = json.loads(str(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedFile(path, f"provenance: {_reason(error)}") from error
     if not isinstance(provenance, dict):
         raise DamagedFile(path, "provenance: not a JSON object")

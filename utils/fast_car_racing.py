@@ -16,10 +16,11 @@ import pygame
 from gymnasium.envs.box2d import car_dynamics, car_racing
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from utils import rasterizer, shrinking
+from utils import rasterizer, scene, shrinking
 
 ENV_ID = "FastCarRacing-v3"
 SHAPES = 8  # polygons of a car: four wheels, then four parts of the hull
+NARROW, WIDE = 120, 2056  # commands that a row has room for
 
 
 @lru_cache(maxsize=1)
@@ -28,18 +29,34 @@ def _font() -> pygame.font.Font:
     return pygame.font.Font(pygame.font.get_default_font(), 42)
 
 
-@lru_cache(maxsize=4096)
-def _score_bitmap(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """The score as pygame writes it: int64 0xRRGGBB (height, width), and its left and top pixel."""
+@lru_cache(maxsize=1024)
+def _score(text: str, backend: str) -> tuple[tuple, int]:
+    """The score as pygame writes it, as shrinking.shrink wants it, and the last column it needs."""
     drawn = _font().render(text, True, (255, 255, 255), (0, 0, 0))
     box = drawn.get_rect()
     box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
-    surface = pygame.Surface(box.size)
+    surface = pygame.Surface(box.size, depth=32, masks=(0xFF0000, 0x00FF00, 0x0000FF, 0))
     surface.blit(drawn, (0, 0))
     hidden = max(0, -box.left)
-    rgb = pygame.surfarray.array3d(surface).astype(np.int64).transpose(1, 0, 2)[:, hidden:]
-    pixels = rgb[:, :, 0] << 16 | rgb[:, :, 1] << 8 | rgb[:, :, 2]
-    return np.ascontiguousarray(pixels), np.array([box.left + hidden, box.top])
+    bitmap = pygame.surfarray.array2d(surface)[hidden:].T.astype(np.int64, order="C") & 0xFFFFFF
+    columns, ranges, recip, _, _, bits = _filters(backend)
+    averages, low, high = shrinking.average_text(
+        bitmap, box.left + hidden, columns, ranges, recip, bits
+    )
+    return (averages, low, high, box.top), int(columns[high, 1])
+
+
+@lru_cache(maxsize=4)
+def _filters(backend: str) -> tuple:
+    """What shrinking.shrink needs to know of pygame's smoothscale.
+
+    Raises KeyError if the backend is not one of `shrinking.BITS`.
+    """
+    bits = shrinking.BITS[backend]
+    columns, column_recip = shrinking.shrinking_axis(rasterizer.WIDTH, shrinking.SIZE, bits)
+    rows, row_recip = shrinking.shrinking_axis(rasterizer.HEIGHT, shrinking.SIZE, bits)
+    ranges = shrinking.cell_ranges(columns, rasterizer.WIDTH)
+    return columns, ranges, column_recip, rows, row_recip, bits
 
 
 def _grass_corners() -> np.ndarray:
@@ -60,14 +77,12 @@ class Renderer:
     """
 
     def __init__(self):
-        bits = shrinking.BITS[pygame.transform.get_smoothscale_backend()]
-        columns, column_recip = shrinking.shrinking_axis(rasterizer.WIDTH, shrinking.SIZE, bits)
-        rows, row_recip = shrinking.shrinking_axis(rasterizer.HEIGHT, shrinking.SIZE, bits)
-        ranges = shrinking.cell_ranges(columns, rasterizer.WIDTH)
-        self.filters = columns, ranges, column_recip, rows, row_recip, bits
-        height, most = rasterizer.HEIGHT, rasterizer.MAX_COMMANDS
-        self.commands = np.empty((height, most), np.int64)
-        self.counts = np.zeros(height, np.int64)
+        self.backend = pygame.transform.get_smoothscale_backend()
+        self.filters = _filters(self.backend)
+        # Most frames fit into the narrow table, which keeps to the processor's cache.
+        self.narrow = np.empty((rasterizer.HEIGHT, NARROW), np.int64)
+        self.wide = np.empty((rasterizer.HEIGHT, WIDE), np.int64)
+        self.counts = np.zeros(rasterizer.HEIGHT, np.int64)
         self.buffers = shrinking.buffers()
         self.view = np.empty(40)
 
@@ -100,7 +115,7 @@ class Renderer:
                 env.road_poly[i] = (poly, colors[i])
 
     def _set_palette(self) -> None:
-        rgb = np.array(rasterizer.FIXED_COLORS + tuple(map(tuple, self.colors.astype(np.int64))))
+        rgb = np.array(scene.FIXED_COLORS + tuple(map(tuple, self.colors.astype(np.int64))))
         packed = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
         first = np.sort(np.unique(packed, return_index=True)[1])
         self.palette, rgb = packed[first], rgb[first]
@@ -110,22 +125,26 @@ class Renderer:
     def draw(self, env: CarRacing) -> np.ndarray | None:
         """The observation, uint8 (96, 96, 3), or None where Gymnasium should draw it."""
         self.view[:] = _view(env)
-        if not rasterizer.draw_scene(
-            self.commands, self.counts, self.scratch, self.view, self.corners, self.circles,
-            self.colors, self.shapes, self.palette,
-        ):  # fmt: skip
+        score, last_column = _score(f"{env.reward:04.0f}", self.backend)
+        for commands in (self.narrow, self.wide):
+            outcome = scene.draw_scene(
+                commands, self.counts, self.scratch, self.view, self.corners, self.circles,
+                self.colors, self.shapes, self.palette, last_column,
+            )  # fmt: skip
+            if outcome != scene.CROWDED:
+                break
+        if outcome != scene.DRAWN:
             return None
-        text, place = _score_bitmap(f"{env.reward:04.0f}")
         frame = np.empty((shrinking.SIZE, 3 * shrinking.SIZE), np.uint8)
         shrinking.shrink(
-            self.commands, self.counts, self.palette, self.plain_averages, text, place,
+            commands, self.counts, self.palette, self.plain_averages, score,
             self.filters, self.buffers, frame,
         )  # fmt: skip
         return frame.reshape(shrinking.SIZE, shrinking.SIZE, 3)
 
 
 def _view(env: CarRacing) -> list[float]:
-    """What moves, as rasterizer.draw_scene wants it, by CarRacing._render's own formulas."""
+    """What moves, as scene.draw_scene wants it, by CarRacing._render's own formulas."""
     hull, wheels = env.car.hull, env.car.wheels
     angle = -hull.angle
     zoom = 0.1 * car_racing.SCALE * max(1 - env.t, 0) + car_racing.ZOOM * car_racing.SCALE * min(
@@ -229,6 +248,7 @@ class FastCarRacing(CarRacing):
             )
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """As CarRacing.reset."""
         self._renderer = None  # the track will be new
         return super().reset(seed=seed, options=options)
 

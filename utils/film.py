@@ -1,5 +1,8 @@
 """One real episode beside what the model made of it: film, grid image and plot."""
 
+import itertools
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +19,7 @@ from models.dream import DreamState, open_loop
 from models.forecast import states_before
 from models.rnn import MDNRNN, mixture_log_likelihood, mixture_noise
 from models.vae import ConvVAE
+from utils.commandline import Failure
 from utils.environment import Episode
 from utils.figures import save_figure, save_image, tile_images, to_uint8
 from utils.files import replacing
@@ -81,33 +85,38 @@ def panels_at(episode: Episode, replay: Replay, t: int) -> list[np.ndarray]:
     return [episode.frames[t], replay.seen[t], replay.guessed[t - 1], dreamed]
 
 
+def film_frames(episode: Episode, replay: Replay) -> Iterator[Image.Image]:
+    """The pictures of the film: titles and score above the four panels."""
+    width, header = 64 * SCALE * len(TITLES), 24
+    score = 0.0
+    for t in range(1, len(episode.frames)):
+        score += float(episode.rewards[t - 1])
+        panels = Image.fromarray(np.concatenate(panels_at(episode, replay, t), axis=1))
+        image = Image.new("RGB", (width, 64 * SCALE + header))
+        image.paste(panels.resize((width, 64 * SCALE), Image.Resampling.NEAREST), (0, header))
+        draw = ImageDraw.Draw(image)
+        for column, title in enumerate(TITLES):
+            note = f"   step {t}  score {score:.0f}" if column == 0 else ""
+            draw.text((column * 64 * SCALE + 8, 6), title + note, fill="white")
+        yield image
+
+
 def write_film(path: Path, episode: Episode, replay: Replay) -> None:
     """Write the four panels side by side as MP4 at the environment's own speed."""
-    width, height, header = 64 * SCALE * len(TITLES), 64 * SCALE + 24, 24
+    pictures = film_frames(episode, replay)
+    first = next(pictures)
     with replacing(path) as temporary:
-        writer = imageio_ffmpeg.write_frames(
-            str(temporary),
-            (width, height),
-            fps=FRAMES_PER_SECOND,
-            macro_block_size=8,
-            output_params=["-f", "mp4"],  # the temporary name does not say so
-        )
-        writer.send(None)
-        score = 0.0
-        for t in range(1, len(episode.frames)):
-            score += float(episode.rewards[t - 1])
-            panels = np.concatenate(panels_at(episode, replay, t), axis=1)
-            image = Image.new("RGB", (width, height))
-            image.paste(
-                Image.fromarray(panels).resize((width, 64 * SCALE), Image.Resampling.NEAREST),
-                (0, header),
-            )
-            draw = ImageDraw.Draw(image)
-            for column, title in enumerate(TITLES):
-                note = f"   step {t}  score {score:.0f}" if column == 0 else ""
-                draw.text((column * 64 * SCALE + 8, 6), title + note, fill="white")
-            writer.send(np.ascontiguousarray(image))
-        writer.close()
+        # Not imageio_ffmpeg's own writer: it forks, which JAX's threads do not survive for sure.
+        source = f"-f rawvideo -pix_fmt rgb24 -s {first.width}x{first.height}".split()
+        coding = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-f", "mp4"]
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source]
+        command += ["-r", str(FRAMES_PER_SECOND), "-i", "-", *coding, str(temporary)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
+            assert ffmpeg.stdin is not None
+            for image in itertools.chain([first], pictures):
+                ffmpeg.stdin.write(image.tobytes())
+        if ffmpeg.returncode != 0:
+            raise Failure(f"cannot write {path}: ffmpeg ended with {ffmpeg.returncode}")
 
 
 def write_grid(path: Path, episode: Episode, replay: Replay) -> None:

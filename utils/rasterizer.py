@@ -1,9 +1,13 @@
-"""Which pixels of Gymnasium's CarRacing surface each polygon covers, row by row.
+"""Which pixels of Gymnasium's CarRacing surface a polygon covers, row by row.
 
-Gymnasium fills some 700 polygons on a 1000x800 surface, which pygame's `smoothscale` then averages
-down to 96x96. Here the polygons only leave *commands* in the rows that they cross: opaque spans and
-single blended pixels, equal to those of pygame-ce's `gfxdraw` (SDL_gfx) and `draw`, whose rules
+Polygons are not filled here: they leave *commands* in the rows that they cross, opaque spans and
+blended pixels, equal to those of pygame-ce's `gfxdraw` (SDL_gfx) and `draw`, whose rules
 docs/environment.md gives. utils/shrinking.py turns the commands into the frame.
+
+`commands` is int64 (HEIGHT, most), of which `counts` (HEIGHT) are in use. A command is, from its
+lowest bit: first column (10 bits), last column (10), place of its colour in the palette (6), kind
+(2); of a PIXEL its weight (8); of a RUN the 16-bit phase of its first pixel, what the phase changes
+by (16), and whether the weight's bits are flipped (1).
 
 Surface rows are counted as Gymnasium draws them, y upwards, before its vertical flip: the dashboard
 is rows 0-99.
@@ -14,16 +18,9 @@ from numba import njit
 
 WIDTH, HEIGHT = 1000, 800  # the surface that Gymnasium draws on, in pixels
 DASHBOARD = 100  # rows that the dashboard covers
-MAX_COMMANDS = 2056  # spans and blended pixels in one row; a frame with more is refused
 MAX_CORNERS = 8
-TREAD_WIDTH = 14 * 0.02  # half a wheel's width in world units: WHEEL_W * SIZE
-OPAQUE = 255
-# The colours of car and dashboard begin every palette: black, tread, hull, then the indicators.
-FIXED_COLORS = (
-    (0, 0, 0), (77, 77, 77), (204, 0, 0), (255, 255, 255),
-    (0, 0, 255), (51, 0, 255), (0, 255, 0), (255, 0, 0),
-)  # fmt: skip
-BLACK, TREAD, HULL, SPEED, FRONT, REAR, STEERING, GYROSCOPE = range(8)
+# Kinds of commands: an opaque span, a blended pixel, a run of pixels along a flat edge.
+SPAN, PIXEL, RUN = 0, 1, 2
 
 # Unlike Python's, machine arithmetic that needs no check for division by zero.
 _OPTIONS = {"error_model": "numpy", "boundscheck": False, "nogil": True}
@@ -37,11 +34,10 @@ def compiled(function):
         return njit(**_OPTIONS)(function)
 
 
-# A call costs as much as all that these few lines do.
-inlined = njit(forceinline=True, **_OPTIONS)
-
-
-# ---------------------------------------------------------------- what is drawn in which row
+# For what only compiled code calls: leaving out the way in from Python halves the compile time.
+inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+# Where a call costs as much as all that it does.
+inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 
 
 @inlined
@@ -51,31 +47,33 @@ def _span(commands, counts, y, x1, x2, color):
         return
     low, high = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
     if low <= high:
-        count = min(counts[y], MAX_COMMANDS - 1)
-        commands[y, count] = low | high << 10 | color << 20 | OPAQUE << 28
+        count = min(counts[y], commands.shape[1] - 1)
+        commands[y, count] = low | high << 10 | color << 20
         counts[y] = counts[y] + 1
 
 
-@compiled
+@inner
 def _steep(commands, counts, inside, x, y, step, dx, dy, color):
     """Between the ends of an edge with dy > dx: two blended pixels in each row."""
     slope = (dx << 16) // dy
     for i in range(max(1, DASHBOARD - y), dy):
         weight = (i * slope >> 8) & 255
         near, row = x + step * (i * slope >> 16), y + i
-        far, first, last = near + step, inside[row, 0], inside[row, 1]
+        far, first, last = near + step, np.int64(inside[0, row]), np.int64(inside[1, row])
         near_alpha, far_alpha = (255 * (255 - weight)) >> 8, (255 * weight) >> 8
-        count = min(counts[row], MAX_COMMANDS - 2)
-        if near_alpha > 0 and (near < first or near > last):
-            commands[row, count] = near | near << 10 | color << 20 | near_alpha << 28
-            count += 1
-        if far_alpha > 0 and (far < first or far > last) and 0 <= far < WIDTH:
-            commands[row, count] = far | far << 10 | color << 20 | far_alpha << 28
-            count += 1
+        count = min(counts[row], commands.shape[1] - 2)
+        # Counted or not without a branch, which would often be mispredicted.
+        commands[row, count] = (
+            near | near << 10 | color << 20 | PIXEL << 26 | near_alpha << 28
+        )  # fmt: skip
+        count += (near_alpha > 0) & ((near < first) | (near > last))
+        commands[row, count] = far | far << 10 | color << 20 | PIXEL << 26 | far_alpha << 28
+        seen = (far >= 0) & (far < WIDTH)
+        count += (far_alpha > 0) & ((far < first) | (far > last)) & seen
         counts[row] = count
 
 
-@compiled
+@inner
 def _flat(commands, counts, inside, x, y, step, dx, dy, color):
     """Between the ends of an edge with dx >= dy: in each column two blended pixels.
 
@@ -92,26 +90,25 @@ def _flat(commands, counts, inside, x, y, step, dx, dy, color):
             if row < DASHBOARD or row >= HEIGHT:
                 continue
             # what lies left of the polygon's fill, then what lies right of it
-            first, last = inside[row, 0], inside[row, 1]
+            first, last = np.int64(inside[0, row]), np.int64(inside[1, row])
             pause, resume = min(high, first - 1), max(low, last + 1)
             if first > last:
                 pause, resume = high, high + 1
-            count = counts[row]
             for part in range(2):
-                for column in range(
-                    low if part == 0 else resume, (pause if part == 0 else high) + 1
-                ):
-                    weight = ((abs(column - x) * slope >> 8) & 255) ^ flip
-                    alpha = (255 * weight) >> 8
-                    commands[row, min(count, MAX_COMMANDS - 1)] = (
-                        column | column << 10 | color << 20 | alpha << 28
-                    )
-                    count += 1 if alpha > 0 else 0
-            counts[row] = count
+                left, right = (low, pause) if part == 0 else (resume, high)
+                if left <= right:
+                    phase = (abs(left - x) * slope) & 0xFFFF
+                    change = (slope if step > 0 else -slope) & 0xFFFF
+                    count = counts[row]
+                    commands[row, min(count, commands.shape[1] - 1)] = (
+                        left | right << 10 | color << 20 | RUN << 26
+                        | phase << 28 | change << 44 | (flip & 1) << 60
+                    )  # fmt: skip
+                    counts[row] = count + 1
         begin = end + 1
 
 
-@compiled
+@inner
 def _outside(x, y):
     """On which sides of the surface a point lies: left 1, right 2, above 4, below 8."""
     side = 0
@@ -126,7 +123,7 @@ def _outside(x, y):
     return side
 
 
-@compiled
+@inner
 def _clip(x1, y1, x2, y2):
     """Cohen-Sutherland clipping with SDL_gfx's single-precision slope and truncation.
 
@@ -154,7 +151,7 @@ def _clip(x1, y1, x2, y2):
     return True, x1, y1, x2, y2
 
 
-@compiled
+@inner
 def _smooth_edge(commands, counts, inside, x1, y1, x2, y2, color):
     """One side of `gfxdraw.aapolygon`: Wu's anti-aliased line without its end point."""
     visible, x1, y1, x2, y2 = _clip(x1, y1, x2, y2)
@@ -179,7 +176,7 @@ def _smooth_edge(commands, counts, inside, x1, y1, x2, y2, color):
         _flat(commands, counts, inside, x, y, step, dx, dy, color)
 
 
-@compiled
+@inner
 def _sort(values, count):
     for i in range(1, count):
         value, j = values[i], i - 1
@@ -189,116 +186,140 @@ def _sort(values, count):
         values[j + 1] = value
 
 
-@compiled
-def _crossings(points, crossings, found):
-    """Where each row meets the outline of an SDL_gfx filled polygon, in 1/65536 pixels, unsorted.
+@inner
+def _fill(points, left, right):
+    """The spans of `gfxdraw.filled_polygon`, first and last pixel, into left and right (HEIGHT).
 
-    points: int64 (n, 2); crossings: (HEIGHT, MAX_CORNERS); found: (HEIGHT), how many in each row.
-    Returns the visible rows, low and high.
+    points: int64 (4, 2). The sides that go up give one end of each row, those that go down the
+    other. Returns the visible rows, low and high; none for an outline of no height or one that
+    turns more than twice, which _zigzag fills.
     """
-    n = len(points)
-    top = points[:, 1].max()
-    low, high = max(points[:, 1].min(), DASHBOARD), min(top, HEIGHT - 1)
+    top = max(points[0, 1], points[1, 1], points[2, 1], points[3, 1])
+    low = min(points[0, 1], points[1, 1], points[2, 1], points[3, 1])
+    low, high = max(low, DASHBOARD), min(top, HEIGHT - 1)
+    if _turns(points) != 2:
+        return 1, 0
+    for i in range(4):
+        x1, y1 = points[(i + 3) & 3, 0], points[(i + 3) & 3, 1]
+        x2, y2 = points[i, 0], points[i, 1]
+        if y1 < y2:
+            _crossings(x1, y1, x2, y2, top, right)
+        elif y1 > y2:
+            _crossings(x2, y2, x1, y1, top, left)
     for y in range(low, high + 1):
-        found[y] = 0
-    for i in range(n):
-        x1, y1, x2, y2 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
-        if y1 > y2:
-            x1, y1, x2, y2 = x2, y2, x1, y1
-        dy = y2 - y1
-        begin, end = max(y1, DASHBOARD), min(y2 if y2 == top else y2 - 1, HEIGHT - 1)
-        if dy == 0 or begin > end:
-            continue
-        # 65536 * (y - y1) // dy, row by row, without dividing in each
-        part, rest = 65536 * (begin - y1) // dy, 65536 * (begin - y1) % dy
-        step, step_rest = 65536 // dy, 65536 % dy
-        for y in range(begin, end + 1):
-            crossings[y, found[y]] = part * (x2 - x1) + 65536 * x1
-            found[y] += 1
-            part, rest = part + step, rest + step_rest
-            if rest >= dy:
-                part, rest = part + 1, rest - dy
+        # 1/65536 pixels, rounded inwards by one of them; the ends may pass each other
+        first, last = min(left[y], right[y]), max(left[y], right[y])
+        first, last = (first + 32769) >> 16, (last + 32767) >> 16
+        left[y], right[y] = min(first, last), max(first, last)
     return low, high
 
 
-@compiled
-def _fill(points, crossings, found):
-    """The spans of `gfxdraw.filled_polygon`: pairs of pixels in `crossings`, `found` in each row.
+@inner
+def _crossings(x1, y1, x2, y2, top, ends):
+    """Where each row meets a side that goes up, in 1/65536 pixels: SDL_gfx's fixed-point numbers.
 
-    Returns the visible rows, low and high.
+    Divides in double precision, exact for these sizes, since that can go many rows at a time.
     """
-    low, high = _crossings(points, crossings, found)
-    for y in range(low, high + 1):
-        row = crossings[y]
-        if found[y] > 2:
-            _sort(row, found[y])
-        elif row[0] > row[1]:
-            row[0], row[1] = row[1], row[0]
-        for i in range(0, found[y], 2):  # rounded inwards by 1/65536, and a swap if they pass
-            left, right = (row[i] + 32769) >> 16, (row[i + 1] + 32767) >> 16
-            row[i], row[i + 1] = min(left, right), max(left, right)
-    return low, high
+    begin, end = max(y1, DASHBOARD), min(y2 if y2 == top else y2 - 1, HEIGHT - 1)
+    width, start, height = np.int32(x2 - x1), np.int32(65536 * x1), np.float64(y2 - y1)
+    for y in range(begin, end + 1):
+        part = np.int32(np.float64(65536 * (y - y1)) / height)
+        ends[y] = part * width + start
 
 
-@compiled
-def _cover(inside, low, high, crossings, found, rows):
-    """Extend the spans `inside` of rows low..high by those of a polygon that follows them."""
-    for y in range(max(low, rows[0]), min(high, rows[1]) + 1):
-        left, right = crossings[y, 0], crossings[y, 1]
-        first, last = inside[y, 0], inside[y, 1]
-        if found[y] != 2:
-            continue
-        if first > last:
-            inside[y, 0], inside[y, 1] = left, right
-        elif left <= last + 1 and first <= right + 1:
-            inside[y, 0], inside[y, 1] = min(first, left), max(last, right)
+@inner
+def _turns(points):
+    """How often the outline of int64 (4, 2) corners turns from up to down or back."""
+    turns, before = 0, 0
+    for i in range(8):  # twice around, since the first sides may be level
+        rise = points[(i + 1) & 3, 1] - points[i & 3, 1]
+        turns += i >= 4 and rise * before < 0
+        before = (1 if rise > 0 else -1) if rise != 0 else before
+    return turns
 
 
-@compiled
-def _smooth_polygons(commands, counts, scratch, n):
+@inner
+def _zigzag(commands, counts, points, color):
+    """`gfxdraw.filled_polygon` for four int64 corners (4, 2) of any kind."""
+    xs = np.empty(4, np.int64)
+    low, high = points[:, 1].min(), points[:, 1].max()
+    for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
+        found = 0
+        for i in range(4):
+            x1, y1, x2, y2 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
+            if y1 > y2:
+                x1, y1, x2, y2 = x2, y2, x1, y1
+            if y1 <= y < y2 or (y == high and y1 < y == y2):
+                xs[found] = 65536 * (y - y1) // (y2 - y1) * (x2 - x1) + 65536 * x1
+                found += 1
+        _sort(xs, found)
+        for i in range(0, found, 2):
+            _span(commands, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color)
+
+
+@inner
+def _cover(inside, low, high, left, right, rows):
+    """Extend the spans `inside` of rows low..high by those of a polygon that comes later."""
+    for y in range(max(low, rows[0], DASHBOARD), min(high, rows[1], HEIGHT - 1) + 1):
+        first, last = inside[0, y], inside[1, y]
+        touch = (left[y] <= last + 1) & (first <= right[y] + 1)
+        inside[0, y] = min(first, left[y]) if touch else first
+        inside[1, y] = max(last, right[y]) if touch else last
+
+
+@inner
+def smooth_polygons(commands, counts, scratch, n):
     """`gfxdraw.aapolygon` and `filled_polygon` for n quadrilaterals in turn.
 
     A polygon's edges are blended in before it is filled, so what its own fill or one of the next
     two covers is left out: tiles of the road meet without a gap.
     """
-    points, colors, crossings, found, rows, inside = scratch
+    points, colors, spans, rows, inside = scratch
     for i in range(min(n, 2)):
-        rows[i, 0], rows[i, 1] = _fill(points[i], crossings[i], found[i])
+        rows[i, 0], rows[i, 1] = _fill(points[i], spans[i, 0], spans[i, 1])
     for i in range(n):
         if i + 2 < n:
             slot = (i + 2) % 3
-            rows[slot, 0], rows[slot, 1] = _fill(points[i + 2], crossings[slot], found[slot])
+            rows[slot, 0], rows[slot, 1] = _fill(points[i + 2], spans[slot, 0], spans[slot, 1])
         slot, color = i % 3, colors[i]
-        low, high = max(rows[slot, 0] - 1, DASHBOARD), min(rows[slot, 1] + 1, HEIGHT - 1)
-        for y in range(low, high + 1):  # a line may leave the rows of the fill by one
-            inside[y, 0], inside[y, 1] = 1, 0
-        for k in range(i, min(i + 3, n)):
-            _cover(inside, low, high, crossings[k % 3], found[k % 3], rows[k % 3])
+        low, high = rows[slot, 0], rows[slot, 1]
+        zigzag = low > high
+        if zigzag:
+            inside[0], inside[1] = 1, 0
+        else:
+            for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
+                inside[0, y], inside[1, y] = spans[slot, 0, y], spans[slot, 1, y]
+            for y in (low - 1, high + 1):  # a line may leave the rows of the fill by one
+                if 0 <= y < HEIGHT:
+                    inside[0, y], inside[1, y] = 1, 0
+            for k in range(i + 1, min(i + 3, n)):
+                _cover(inside, low, high, spans[k % 3, 0], spans[k % 3, 1], rows[k % 3])
         for k in range(4):
-            j = (k + 1) % 4
+            j = (k + 1) & 3
             _smooth_edge(
                 commands, counts, inside,
                 points[i, k, 0], points[i, k, 1], points[i, j, 0], points[i, j, 1], color,
             )  # fmt: skip
-        _emit(commands, counts, crossings[slot], found[slot], rows[slot], color)
+        if zigzag:
+            _zigzag(commands, counts, points[i], color)
+        else:
+            _emit(commands, counts, spans[slot], low, high, color)
 
 
-@compiled
-def _emit(commands, counts, crossings, found, rows, color):
+@inner
+def _emit(commands, counts, spans, low, high, color):
     """Append the spans of one polygon."""
-    for y in range(rows[0], rows[1] + 1):
-        count = counts[y]
-        for i in range(0, found[y], 2):
-            left, right = max(crossings[y, i], 0), min(crossings[y, i + 1], WIDTH - 1)
-            if left <= right:
-                command = left | right << 10 | color << 20 | OPAQUE << 28
-                commands[y, min(count, MAX_COMMANDS - 1)] = command
-                count += 1
-        counts[y] = count
+    for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
+        left, right = max(spans[0, y], 0), min(spans[1, y], WIDTH - 1)
+        if left <= right:
+            count = counts[y]
+            command = np.int64(left) | np.int64(right) << 10 | color << 20
+            commands[y, min(count, commands.shape[1] - 1)] = command
+            counts[y] = count + 1
 
 
-@compiled
-def _plain_polygon(commands, counts, points, color):
+@inner
+def plain_polygon(commands, counts, points, color):
     """`pygame.draw.polygon` with width 0: int64 corners (n, 2)."""
     n = len(points)
     xs = np.empty(MAX_CORNERS, np.int64)
@@ -326,154 +347,27 @@ def _plain_polygon(commands, counts, points, color):
             _span(commands, counts, y, xs[i], xs[i + 1], color)
 
 
-# ---------------------------------------------------------------- what Gymnasium draws
-
-
-def scratch_for(n: int) -> tuple[np.ndarray, ...]:
-    """Working memory to draw up to n polygons: their corners and colours, then for three of them
-    the crossings of each row, how many, and which rows; last what need not be blended."""
-    return (
-        np.empty((n, 4, 2), np.int64),
-        np.empty(n, np.int64),
-        np.empty((3, HEIGHT, MAX_CORNERS), np.int64),
-        np.zeros((3, HEIGHT), np.int64),
-        np.empty((3, 2), np.int64),
-        np.empty((HEIGHT, 2), np.int64),
-    )
-
-
-@compiled
-def _place(x, y, camera):
-    """World to surface, truncated to whole pixels: the operations of Gymnasium in their order."""
-    cos, sin, zoom, left, bottom = camera
-    return (cos * x - sin * y) * zoom + left, (sin * x + cos * y) * zoom + bottom
-
-
-@compiled
-def _color_of(colors, i, palette):
-    """Place of a colour in the palette, -1 if it is not there."""
-    packed = int(colors[i, 0]) << 16 | int(colors[i, 1]) << 8 | int(colors[i, 2])
-    for place in range(len(palette)):
-        if palette[place] == packed:
-            return place
-    return -1
-
-
-@compiled
-def _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
-    """Field, grass and road: float64 (n, 4, 2) in world units with colours (n, 3), in order."""
-    points, places = scratch[0], scratch[1]
-    n = 0
-    for i in range(len(corners)):
-        x, y = _place(circles[i, 0], circles[i, 1], camera)
-        reach = circles[i, 2] * camera[2] + 1
-        if x < -reach or x > WIDTH + reach or y < DASHBOARD - reach or y > HEIGHT + reach:
-            continue
-        left = bottom = 1e9
-        right = top = -1e9
-        for k in range(4):
-            x, y = _place(corners[i, k, 0], corners[i, k, 1], camera)
-            left, right, bottom, top = min(left, x), max(right, x), min(bottom, y), max(top, y)
-            points[n, k, 0], points[n, k, 1] = int(x), int(y)
-        if right <= -1 or left >= WIDTH or top < DASHBOARD - 1 or bottom >= HEIGHT:
-            continue
-        if max(-left, right, -bottom, top) > 32767:  # SDL_gfx's 16-bit coordinates would wrap
-            return False
-        color = _color_of(colors, i, palette)
-        if color < 0:
-            return False
-        places[n] = color
-        n += 1
-    _smooth_polygons(commands, counts, scratch, n)
-    return True
-
-
-@compiled
-def _car(commands, counts, shapes, bodies, treads, camera):
-    """Wheels, each with its tread, and the four parts of the hull.
-
-    shapes: float32 corners (8, MAX_CORNERS, 2) in body units, NaN where there are fewer.
-    bodies: float64 (20), x, y, cos, sin of the four wheels and the hull.
-    treads: float64 (8), front and rear of the light part of each tyre, NaN where out of sight.
-    """
-    tread = np.empty((4, 2), np.float32)
-    half = np.float32(TREAD_WIDTH)
-    for i in range(8):
-        body = bodies[4 * min(i, 4) : 4 * min(i, 4) + 4]
-        _part(commands, counts, shapes[i], body, camera, BLACK if i < 4 else HULL)
-        if i < 4 and treads[2 * i] == treads[2 * i]:
-            tread[0, 0] = tread[3, 0] = -half
-            tread[1, 0] = tread[2, 0] = half
-            tread[0, 1] = tread[1, 1] = np.float32(treads[2 * i])
-            tread[2, 1] = tread[3, 1] = np.float32(treads[2 * i + 1])
-            _part(commands, counts, tread, body, camera, TREAD)
-
-
-@compiled
-def _part(commands, counts, shape, body, camera, color):
-    """One polygon of the car, placed in the world with Box2D's single precision."""
-    points = np.empty((MAX_CORNERS, 2), np.int64)
-    x0, y0 = np.float32(body[0]), np.float32(body[1])
-    cos, sin = np.float32(body[2]), np.float32(body[3])
-    n = 0
-    for k in range(len(shape)):
-        x, y = shape[k, 0], shape[k, 1]
-        if x != x:
-            break
-        left, top = _place(
-            np.float64((cos * x - sin * y) + x0), np.float64((sin * x + cos * y) + y0), camera
-        )
-        points[n, 0], points[n, 1] = int(left), int(top)
-        n += 1
-    _plain_polygon(commands, counts, points[:n], color)
-
-
-@compiled
-def _indicator(commands, counts, left, right, top, bottom, color):
-    """A filled rectangle, corners in flipped rows, in any order and truncated."""
+@inner
+def rectangle(commands, counts, left, right, top, bottom, color):
+    """A level `pygame.draw.polygon` with corners in flipped rows; returns its first column."""
     x1, x2 = int(left), int(right)
     y1, y2 = HEIGHT - 1 - int(top), HEIGHT - 1 - int(bottom)
     low, high = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
     if low <= high:
         for y in range(max(min(y1, y2), 0), min(max(y1, y2), HEIGHT - 1) + 1):
-            count = min(counts[y], MAX_COMMANDS - 1)
-            commands[y, count] = low | high << 10 | color << 20 | OPAQUE << 28
+            count = min(counts[y], commands.shape[1] - 1)
+            commands[y, count] = low | high << 10 | color << 20
             counts[y] += 1
+    return low
 
 
-@compiled
-def _dashboard(commands, counts, values):
-    """True speed, angular speed of four wheels, steering angle, angular speed: float64 (7)."""
-    for i in range(7):
-        value = values[i]
-        if not abs(value) > 1e-4:
-            continue
-        if i < 5:
-            place, scale = (5, 0.02) if i == 0 else (6 + i, 0.01)
-            color = SPEED if i == 0 else FRONT if i < 3 else REAR
-            top = HEIGHT - (20.0 + 20.0 * (scale * value))
-            _indicator(commands, counts, place * 25.0, (place + 1) * 25.0, top, 780.0, color)
-        else:
-            place, scale = (20, -10.0) if i == 5 else (30, -0.8)
-            color = STEERING if i == 5 else GYROSCOPE
-            right = (place + scale * value) * 25.0
-            _indicator(commands, counts, place * 25.0, right, 720.0, 760.0, color)
-
-
-@compiled
-def draw_scene(commands, counts, scratch, view, corners, circles, colors, shapes, palette):
-    """Fill `commands` (HEIGHT, MAX_COMMANDS) and their `counts` (HEIGHT) with a whole surface.
-
-    view: float64 (40): the camera's cos, sin, zoom, x and y shift; seven indicators; `bodies` and
-    `treads` of the car. corners, colors: of field, grass and road, each in a circle x, y, radius.
-    palette: int64 0xRRGGBB, beginning with `FIXED_COLORS`.
-    Returns False where a frame is beyond this renderer, and Gymnasium should draw it.
-    """
-    for y in range(HEIGHT):
-        counts[y] = 0
-    camera = (view[0], view[1], view[2], view[3], view[4])
-    if not _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
-        return False
-    _car(commands, counts, shapes, view[12:32], view[32:40], camera)
-    _dashboard(commands, counts, view[5:12])
-    return counts.max() < MAX_COMMANDS - 2
+def scratch_for(n: int) -> tuple[np.ndarray, ...]:
+    """Working memory to draw up to n polygons: their corners and colours; of three of them the
+    spans and rows that they fill; and the spans that need no blending."""
+    return (
+        np.empty((n, 4, 2), np.int64),
+        np.empty(n, np.int64),
+        np.empty((3, 2, HEIGHT), np.int32),
+        np.empty((3, 2), np.int64),
+        np.empty((2, HEIGHT), np.int32),
+    )

@@ -8,9 +8,10 @@ utils/rasterizer.py; docs/environment.md tells the rules.
 
 import numpy as np
 
-from utils.rasterizer import HEIGHT, OPAQUE, WIDTH, compiled
+from utils.rasterizer import HEIGHT, PIXEL, SPAN, WIDTH, compiled, inlined, inner
 
 SIZE = 96  # the observation is SIZE x SIZE
+RED_BLUE = 0xFF000000FF  # where _average keeps its red and its blue
 WHOLE = 9  # pixels that belong whole to a cell; some have one more
 BITS = {"GENERIC": 16, "SSE2": 14, "NEON": 14}  # fraction bits of smoothscale's backends
 
@@ -37,19 +38,11 @@ def shrinking_axis(length: int, size: int, bits: int) -> tuple[np.ndarray, int]:
 
 
 def cell_ranges(cells: np.ndarray, length: int) -> np.ndarray:
-    """For each pixel (length, 4): the first and last cell that it is part of, then the first cell
-    that begins at or after it and the last cell that ends at or before it."""
+    """The first and the last cell that each pixel is part of: (length, 2)."""
     pixel = np.arange(length)
-    first, last = cells[:, 0], cells[:, 1]
-    return np.stack(
-        [
-            np.searchsorted(last, pixel, "left"),
-            np.searchsorted(first, pixel, "right") - 1,
-            np.searchsorted(first, pixel, "left"),
-            np.searchsorted(last, pixel, "right") - 1,
-        ],
-        axis=1,
-    ).astype(np.int64)
+    first = np.searchsorted(cells[:, 1], pixel, "left")
+    last = np.searchsorted(cells[:, 0], pixel, "right") - 1
+    return np.stack([first, last], axis=1).astype(np.int64)
 
 
 def plain_cells(colors: np.ndarray, cells: np.ndarray, recip: int, bits: int) -> np.ndarray:
@@ -62,17 +55,18 @@ def plain_cells(colors: np.ndarray, cells: np.ndarray, recip: int, bits: int) ->
 
 def buffers() -> tuple[np.ndarray, ...]:
     """Working memory of `shrink`: averages and pixels of a row; whether a cell is mixed, and which
-    are; the sum over rows."""
+    are; the columns painted and the colour below them; the sum over rows."""
     return (
         np.empty(3 * SIZE, np.uint8),
         np.empty(WIDTH, np.uint32),
         np.zeros(SIZE, np.uint8),
         np.empty(SIZE + 1, np.int64),
+        np.zeros(3, np.int64),
         np.empty(3 * SIZE, np.uint16),
     )
 
 
-@compiled
+@inner
 def _mix(under, over, alpha):
     """SDL_gfx's blend of two 0xRRGGBB colours, each level rounded down."""
     red, green, blue = under >> 16, (under >> 8) & 255, under & 255
@@ -82,63 +76,87 @@ def _mix(under, over, alpha):
     return red << 16 | green << 8 | blue
 
 
-@compiled
+@inner
 def _average(pixels, averages, j, columns, recip, bits):
-    """The rounded averages of the three levels of cell j."""
-    first, last, head, tail = columns[j, 0] & 1023, columns[j, 1], columns[j, 2], columns[j, 3]
+    """The rounded averages of the three levels of cell j; red and blue share a number."""
+    first, last = columns[j, 0] & 1023, columns[j, 1] & 1023
+    head, tail = columns[j, 2], columns[j, 3]
     red_blue = green = 0
     for k in range(1, WHOLE + 1):
         value = pixels[first + k]
         red_blue += value & 0xFF00FF
         green += value & 0x00FF00
-    if last - first > WHOLE + 1:
-        value = pixels[first + WHOLE + 1]
-        red_blue += value & 0xFF00FF
-        green += value & 0x00FF00
+    # Zero or one more; a branch would be mispredicted every other time.
+    value = pixels[last - 1] * (last - first - WHOLE - 1)
+    red_blue += value & 0xFF00FF
+    green += value & 0x00FF00
     left, right = np.int64(pixels[first]), np.int64(pixels[last])
-    for channel in range(3):
-        shift = 16 - 8 * channel
-        total = green >> 8 if channel == 1 else (red_blue >> shift) & 0xFFFF
-        total += (((left >> shift) & 255) * head >> bits) + (
-            ((right >> shift) & 255) * tail >> bits
-        )
-        averages[3 * j + channel] = (total * recip) >> 16
+    total = (red_blue & 0xFFFF) | (red_blue >> 16) << 32
+    total += (((left & 255) | (left & 0xFF0000) << 16) * head >> bits) & RED_BLUE
+    total += (((right & 255) | (right & 0xFF0000) << 16) * tail >> bits) & RED_BLUE
+    total *= recip
+    averages[3 * j] = total >> 48
+    averages[3 * j + 2] = (total >> 16) & 255
+    total = (green >> 8) + (((left >> 8) & 255) * head >> bits)
+    averages[3 * j + 1] = (total + (((right >> 8) & 255) * tail >> bits)) * recip >> 16
 
 
 # A command that covers a row from end to end, whatever its colour
 ANY_COLOR = ~(63 << 20)
-FULL_ROW = (WIDTH - 1) << 10 | OPAQUE << 28
+FULL_ROW = (WIDTH - 1) << 10 | SPAN << 26
 
 
-@compiled
+@inner
 def _same_row(commands, counts, y):
     """Whether row y has the commands of the row before."""
     if y == 0 or counts[y] != counts[y - 1]:
         return False
-    for i in range(counts[y]):
+    for i in range(counts[y]):  # noqa: SIM110, numba has no generator expressions
         if commands[y, i] != commands[y - 1, i]:
             return False
     return True
 
 
-@compiled
+@inlined
+def _paint(pixels, x1, x2, value):
+    """Set pixels x1..x2, eight at a time: the last eight may overlap those before."""
+    if x2 - x1 < 7:
+        for x in range(x1, x2 + 1):
+            pixels[x] = value
+        return
+    x = x1
+    while x + 7 < x2:
+        for k in range(8):
+            pixels[x + k] = value
+        x += 8
+    x = (x2 - 7) & 1023
+    for k in range(8):
+        pixels[x + k] = value
+
+
+@inner
 def _row(commands, y, n, state, palette, plain_averages, ranges):
     """Obey the n commands of row y; returns how many cells are listed as mixed."""
-    averages, pixels, is_mixed, mixed = state
+    averages, pixels, is_mixed, mixed, painted = state
     start, color = 0, 0
     if n > 0 and commands[y, 0] & ANY_COLOR == FULL_ROW:
         start, color = 1, (commands[y, 0] >> 20) & 63
-    value = palette[color]
-    for x in range(WIDTH):
-        pixels[x] = value
+    value = np.uint32(palette[color])
+    if painted[2] != color:
+        _paint(pixels, 0, WIDTH - 1, value)
+    elif painted[0] <= painted[1]:  # the rest is still plain from the row before
+        _paint(pixels, painted[0] & 1023, painted[1] & 1023, value)
+    painted[2] = color
+    left, right = WIDTH, -1
     for k in range(3 * SIZE):
         averages[k] = plain_averages[color, k]
     count = 0
     for i in range(start, n):
         command = commands[y, i]
         x1, x2 = command & 1023, (command >> 10) & 1023
-        color, alpha = (command >> 20) & 63, (command >> 28) & 255
-        value = palette[color]
+        color, kind = (command >> 20) & 63, (command >> 26) & 3
+        left, right = min(left, x1), max(right, x2)
+        value = np.uint32(palette[color])
         # The first and the last cell touched become mixed, without a branch to mispredict.
         low, high = ranges[x1, 0] & 127, ranges[x2, 1] & 127
         mixed[count] = low
@@ -147,52 +165,75 @@ def _row(commands, y, n, state, palette, plain_averages, ranges):
         mixed[count] = high
         count += 1 - is_mixed[high]
         is_mixed[high] = 1
-        if alpha != OPAQUE:
-            pixels[x1] = _mix(np.int64(pixels[x1]), value, alpha)
-        else:
+        if kind == PIXEL:
+            alpha = (command >> 28) & 255
+            pixels[x1] = _mix(np.int64(pixels[x1]), np.int64(value), alpha)
+        elif kind != SPAN:
+            phase, change = (command >> 28) & 0xFFFF, (command >> 44) & 0xFFFF
+            flip = 255 if command >> 60 else 0
             for x in range(x1, x2 + 1):
-                pixels[x] = value
-            for k in range(3 * (ranges[x1, 2] & 127), 3 * ((ranges[x2, 3] + 1) & 127)):
+                alpha = (255 * (((phase >> 8) & 255) ^ flip)) >> 8
+                pixels[x] = _mix(np.int64(pixels[x]), np.int64(value), alpha)
+                phase += change
+            for j in range(low + 1, high):
+                mixed[count] = j
+                count += 1 - is_mixed[j]
+                is_mixed[j] = 1
+        else:
+            _paint(pixels, x1, x2, value)
+            for k in range(3 * low, 3 * high + 3):
                 averages[k] = plain_averages[color, k]
+    painted[0], painted[1] = left, right
     return count
 
 
 @compiled
-def _paste(text, y, left, state, count, ranges):
-    """Copy row y of the text to the pixels from `left`; returns how many cells are listed."""
-    averages, pixels, is_mixed, mixed = state
+def average_text(text, left, columns, ranges, column_recip, bits):
+    """Averages of a bitmap that begins at pixel `left` of a black surface.
+
+    text: int64 0xRRGGBB (height, width). Returns uint8 (height, 3 * SIZE) and the cells that the
+    text touches, first and last.
+    """
+    result = np.zeros((len(text), 3 * SIZE), np.uint8)
+    pixels = np.zeros(WIDTH, np.uint32)
     right = min(left + text.shape[1], WIDTH)
-    for x in range(left, right):
-        pixels[x] = text[y, x - left]
-    for j in range(ranges[left, 0], ranges[right - 1, 1] + 1):
-        mixed[count] = j
-        count += 1 - is_mixed[j]
-        is_mixed[j] = 1
-    return count
+    low, high = ranges[left, 0], ranges[right - 1, 1]
+    for y in range(len(text)):
+        for x in range(left, right):
+            pixels[x] = text[y, x - left]
+        for j in range(low, high + 1):
+            _average(pixels, result[y], j, columns, column_recip, bits)
+    return result, low, high
 
 
 @compiled
-def shrink(commands, counts, palette, plain_averages, text, place, filters, buffers, frame):
+def shrink(commands, counts, palette, plain_averages, score, filters, buffers, frame):
     """Turn the commands of a whole surface into the uint8 frame (SIZE, 3 * SIZE).
 
     commands, counts: of utils/rasterizer.py. palette: int64 0xRRGGBB; plain_averages: of
-    `plain_averages_of`. text: int64 0xRRGGBB bitmap; place: its left, top in flipped rows.
+    `plain_cells`. score: of `average_text`, with its top in flipped rows; nothing else may touch
+    the cells of the text.
     """
+    text, low, high, top = score
     columns, ranges, column_recip, rows, row_recip, bits = filters
-    averages, pixels, is_mixed, mixed, total = buffers
-    state = averages, pixels, is_mixed, mixed
+    averages, pixels, is_mixed, mixed, painted, total = buffers
+    state = averages, pixels, is_mixed, mixed, painted
+    painted[2] = -1  # the palette may be another
     cell = SIZE - 1
     for y in range(HEIGHT):
         flipped = HEIGHT - 1 - y
-        text_row = flipped - place[1]
-        if text_row >= -1 and text_row <= len(text) or not _same_row(commands, counts, y):
+        if not _same_row(commands, counts, y):
             count = _row(commands, y, counts[y], state, palette, plain_averages, ranges)
-            if 0 <= text_row < len(text):
-                count = _paste(text, text_row, place[0], state, count, ranges)
             for i in range(count):
                 j = mixed[i] & 127
                 _average(pixels, averages, j, columns, column_recip, bits)
                 is_mixed[j] = 0
+        if top <= flipped < top + len(text):
+            for k in range(3 * low, 3 * (high + 1)):
+                averages[k] = text[flipped - top, k]
+        elif flipped == top - 1:
+            for k in range(3 * low, 3 * (high + 1)):
+                averages[k] = 0  # the row may be the same, but for the text
         if flipped == HEIGHT - 1:
             for k in range(3 * SIZE):
                 total[k] = averages[k] * rows[cell, 3] >> bits

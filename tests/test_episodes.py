@@ -1,0 +1,602 @@
+"""The data contract: what is written is read back, and anything else is refused by name."""
+
+import io
+import json
+import math
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+
+from utils.commandline import Failure
+from utils.environment import FRAME_SHAPE, Episode
+from utils.episodes import (
+    EPISODE_ARRAYS,
+    MAX_STEPS_ON_FILE,
+    DamagedFile,
+    dataset_fingerprint,
+    episode_rows,
+    find_latents,
+    latent_arrays,
+    read_arrays,
+    read_episode,
+    scan,
+    write_arrays,
+    write_episode,
+)
+from utils.tracks import HOLD_OUT_REMAINDER, MODES
+
+# One folder serves all examples of a property: every example overwrites its file.
+REUSE = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+LATENT = 4
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+provenances = st.dictionaries(st.text(max_size=8), json_values, max_size=4)
+
+
+def array(
+    dtype: type, shape: tuple[int, ...], low: Any = None, high: Any = None
+) -> st.SearchStrategy:
+    """Finite arrays of a dtype and shape, between `low` and `high` where they are given."""
+    elements: dict[str, Any] = {}
+    if dtype is np.float32:
+        elements = {"allow_nan": False, "allow_infinity": False}
+    if low is not None:
+        elements |= {"min_value": low, "max_value": high}
+    return arrays_of.arrays(dtype, shape, elements=elements or None)
+
+
+@st.composite
+def episodes(draw: Any) -> Episode:
+    steps = draw(st.integers(1, 7))
+    pixels = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return Episode(
+        frames=pixels.integers(0, 256, (steps + 1, *FRAME_SHAPE), np.uint8),
+        actions=np.concatenate(
+            [
+                draw(array(np.float32, (steps, 1), -1, 1)),
+                draw(array(np.float32, (steps, 2), 0, 1)),
+            ],
+            axis=1,
+        ),
+        rewards=draw(array(np.float32, (steps,))),
+        terminated=draw(array(np.bool_, (steps,))),
+        truncated=draw(array(np.bool_, (steps,))),
+        lap_finished=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        provenance=draw(provenances),
+    )
+
+
+def small_episode(steps: int = 3, seed: int = 7) -> Episode:
+    """An episode whose values all differ, hence one whose mix-ups would be seen."""
+    rng = np.random.default_rng(seed)
+    return Episode(
+        # Few levels, so that the file is small enough to damage it at every byte.
+        frames=rng.integers(0, 2, (steps + 1, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2),
+        actions=rng.random((steps, 3), np.float32),
+        rewards=rng.random(steps, np.float32),
+        terminated=np.arange(steps) == steps - 1,
+        truncated=np.zeros(steps, bool),
+        lap_finished=True,
+        seed=seed,
+        provenance={"mode": "recovery", "settings": {"max_steps": steps}, "agent": None},
+    )
+
+
+def arrays_in(episode: Episode) -> dict[str, Any]:
+    return {"frames": episode.frames, **episode_rows(episode)}
+
+
+def latents_in(episode: Episode, vae: str = "abc", latent: int = LATENT) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    steps = len(episode.rewards)
+    mu, logvar = rng.standard_normal((2, steps + 1, latent), np.float32)
+    return {"mu": mu, "logvar": logvar, **episode_rows(episode, {"vae": vae})}
+
+
+def same(one: Episode, other: Episode) -> bool:
+    names = ("frames", "actions", "rewards", "terminated", "truncated")
+    pairs = [(getattr(one, name), getattr(other, name)) for name in names]
+    return (
+        all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+        and one.lap_finished is other.lap_finished
+        and (one.seed, one.provenance) == (other.seed, other.provenance)
+    )
+
+
+def refusal(path: Path) -> str:
+    """What read_episode says of a file that it must refuse; it begins with the file's name."""
+    with pytest.raises(DamagedFile) as caught:
+        read_episode(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+@REUSE
+@given(episode=episodes())
+def test_what_is_written_is_read_and_twice_gives_the_same_bytes(
+    tmp_path: Path, episode: Episode
+) -> None:
+    write_episode(tmp_path / "1.npz", episode)
+    write_episode(tmp_path / "2.npz", episode)
+    assert same(read_episode(tmp_path / "1.npz"), episode)
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+
+
+def test_numpy_reads_our_files(tmp_path: Path) -> None:
+    episode = small_episode()
+    write_episode(tmp_path / "7.npz", episode)
+    with np.load(tmp_path / "7.npz", allow_pickle=False) as file:
+        assert set(file) == set(EPISODE_ARRAYS)
+        np.testing.assert_array_equal(file["frames"], episode.frames)
+        assert json.loads(str(file["provenance"])) == episode.provenance
+
+
+def test_we_read_numpy_s_files(tmp_path: Path) -> None:
+    episode = small_episode()
+    np.savez_compressed(tmp_path / "7.npz", **arrays_in(episode))
+    assert same(read_episode(tmp_path / "7.npz"), episode)
+
+
+def test_latent_files_are_read_back(tmp_path: Path) -> None:
+    arrays = latents_in(small_episode())
+    write_arrays(tmp_path / "7.npz", arrays)
+    read = read_arrays(tmp_path / "7.npz", latent_arrays(LATENT))
+    assert list(read) == list(arrays)
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(read[name], value)
+        assert read[name].dtype == np.asarray(value).dtype
+
+
+STEPS = 3
+NAN = np.array([0, np.nan, 0], np.float32)
+# The array to blame, and what it holds instead.
+WRONG: dict[str, tuple[str, Any]] = {
+    "frames of another size": ("frames", np.zeros((STEPS + 1, 96, 96, 3), np.uint8)),
+    "as many frames as steps": ("frames", np.zeros((STEPS, *FRAME_SHAPE), np.uint8)),
+    "a frame too many": ("frames", np.zeros((STEPS + 2, *FRAME_SHAPE), np.uint8)),
+    "no frames": ("frames", np.zeros((0, *FRAME_SHAPE), np.uint8)),
+    "frames of floats": ("frames", np.zeros((STEPS + 1, *FRAME_SHAPE), np.float32)),
+    "signed frames": ("frames", np.zeros((STEPS + 1, *FRAME_SHAPE), np.int8)),
+    "columns first": ("frames", np.zeros((STEPS + 1, *FRAME_SHAPE), np.uint8, order="F")),
+    "doubles": ("actions", np.zeros((STEPS, 3))),
+    "two controls": ("actions", np.zeros((STEPS, 2), np.float32)),
+    "an action too few": ("actions", np.zeros((STEPS - 1, 3), np.float32)),
+    "big-endian": ("actions", np.zeros((STEPS, 3), ">f4")),
+    "NaN in actions": ("actions", np.full((STEPS, 3), np.nan, np.float32)),
+    "steering below -1": ("actions", np.full((STEPS, 3), -1.5, np.float32)),
+    "negative gas": ("actions", np.full((STEPS, 3), -0.5, np.float32)),
+    "gas above 1": ("actions", np.full((STEPS, 3), 1.5, np.float32)),
+    "rewards of two axes": ("rewards", np.zeros((STEPS, 1), np.float32)),
+    "no steps": ("rewards", np.zeros(0, np.float32)),
+    "too many steps": ("rewards", np.zeros(MAX_STEPS_ON_FILE + 1, np.float32)),
+    "NaN in rewards": ("rewards", NAN),
+    "infinite reward": ("rewards", np.array([0, np.inf, 0], np.float32)),
+    "minus infinite reward": ("rewards", np.array([0, -np.inf, 0], np.float32)),
+    "integer rewards": ("rewards", np.zeros(STEPS, np.int32)),
+    "terminated as bytes": ("terminated", np.zeros(STEPS, np.uint8)),
+    "terminated once": ("terminated", np.bool_(True)),
+    "truncated too long": ("truncated", np.zeros(STEPS + 1, bool)),
+    "laps as a row": ("lap_finished", np.zeros(1, bool)),
+    "laps as a number": ("lap_finished", np.int64(1)),
+    "seed as a float": ("seed", np.float64(7)),
+    "short seed": ("seed", np.int32(7)),
+    "seeds": ("seed", np.array([7, 8])),
+    "provenance as bytes": ("provenance", np.bytes_(b"{}")),
+    "provenance as a row": ("provenance", np.array(["{}"])),
+    "provenance without end": ("provenance", np.str_("{" + " " * 30_000 + "}")),
+    "provenance is no JSON": ("provenance", np.str_("{'mode': 'random'}")),
+    "provenance is no object": ("provenance", np.str_("[1, 2]")),
+    "provenance nested without end": ("provenance", np.str_("[" * 19_000)),
+    "dates": ("rewards", np.zeros(STEPS, "datetime64[s]")),
+    "records": ("rewards", np.zeros(STEPS, [("x", "f4")])),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_array_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    key, value = WRONG[case]
+    path = tmp_path / "7.npz"
+    write_arrays(path, {**arrays_in(small_episode(STEPS)), key: value})
+    assert refusal(path).startswith(f"{key}: ")
+
+
+LATENT_WRONG: dict[str, tuple[str, Any]] = {
+    "another latent size": ("mu", np.zeros((STEPS + 1, LATENT + 1), np.float32)),
+    "a row too few": ("logvar", np.zeros((STEPS, LATENT), np.float32)),
+    "doubles": ("mu", np.zeros((STEPS + 1, LATENT))),
+    "NaN": ("logvar", np.full((STEPS + 1, LATENT), np.nan, np.float32)),
+}
+
+
+@pytest.mark.parametrize("case", LATENT_WRONG)
+def test_a_wrong_latent_array_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    key, value = LATENT_WRONG[case]
+    path = tmp_path / "7.npz"
+    write_arrays(path, {**latents_in(small_episode(STEPS)), key: value})
+    with pytest.raises(DamagedFile, match=f"^{path}: {key}: "):
+        read_arrays(path, latent_arrays(LATENT))
+
+
+@pytest.mark.parametrize("key", EPISODE_ARRAYS)
+def test_a_missing_array_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    arrays = arrays_in(small_episode())
+    del arrays[key]
+    write_arrays(tmp_path / "7.npz", arrays)
+    assert key in refusal(tmp_path / "7.npz")
+
+
+@pytest.mark.parametrize("name", ["mu", "../../outside", "/etc/passwd", "x" * 5000])
+def test_an_unknown_array_is_refused_and_nothing_is_unpacked(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a" / "b"
+    write_arrays(folder / "7.npz", {**arrays_in(small_episode()), name: np.zeros(1)})
+    text = refusal(folder / "7.npz")
+    assert name[:50] in text and len(text) < 400
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", folder, folder / "7.npz"]
+
+
+def test_a_latent_file_is_no_episode_and_an_episode_no_latent_file(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "7.npz", latents_in(small_episode()))
+    assert "frames" in refusal(tmp_path / "7.npz")
+    write_episode(tmp_path / "7.npz", small_episode())
+    with pytest.raises(DamagedFile, match="frames"):
+        read_arrays(tmp_path / "7.npz", latent_arrays(LATENT))
+
+
+def test_truncation_at_any_place_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "7.npz"
+    write_episode(path, small_episode())
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        refusal(path)
+
+
+def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    """A zip has bytes that mean nothing here (dates, versions); the arrays' are all guarded."""
+    path = tmp_path / "7.npz"
+    episode = small_episode()
+    write_episode(path, episode)
+    whole = path.read_bytes()
+    guarded = np.zeros(len(whole), bool)
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            start = whole.index(member.filename.encode(), member.header_offset)
+            start += len(member.filename) + 20  # the zip64 sizes
+            # The last bytes only say that the stream ends, after all of the array is there.
+            guarded[start : start + member.compress_size - 6] = True
+    assert guarded.mean() > 0.4
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << (position * 5 % 8)
+        path.write_bytes(damaged)
+        if guarded[position]:
+            refusal(path)
+            continue
+        try:
+            assert same(read_episode(path), episode)
+        except DamagedFile as error:
+            assert str(path) in str(error)
+
+
+@REUSE
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=8)), min_size=1, max_size=5
+    ),
+    latent=st.booleans(),
+)
+def test_bytes_written_over_anywhere_are_refused_or_change_nothing(
+    tmp_path: Path, changes: list[tuple[int, bytes]], latent: bool
+) -> None:
+    path = tmp_path / "7.npz"
+    arrays = latents_in(small_episode()) if latent else arrays_in(small_episode())
+    contract = latent_arrays(LATENT) if latent else EPISODE_ARRAYS
+    write_arrays(path, arrays)
+    damaged = bytearray(path.read_bytes())
+    for position, new in changes:
+        position %= len(damaged)
+        damaged[position : position + len(new)] = new
+    path.write_bytes(damaged)
+    try:
+        read = read_arrays(path, contract)
+    except DamagedFile:
+        return
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(read[name], value)
+
+
+@REUSE
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "7.npz").write_bytes(data)
+    refusal(tmp_path / "7.npz")
+
+
+class Trap:
+    """Unpickling one leaves a file behind."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def replace_member(path: Path, key: str, data: bytes, **member: Any) -> None:
+    """Rewrite the file with other bytes in place of one array's .npy."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[f"{key}.npy"] = data
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            if name == f"{key}.npy":
+                info.compress_type = member.get("compress_type", info.compress_type)
+            archive.writestr(info, content)
+
+
+def npy(header: str, data: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
+    """The bytes of an .npy file with any header."""
+    text = header.encode()
+    length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
+    return b"\x93NUMPY" + bytes(version) + length + text + data
+
+
+@pytest.mark.parametrize("key", EPISODE_ARRAYS)
+def test_pickled_objects_are_refused_and_never_unpickled(tmp_path: Path, key: str) -> None:
+    path, mark = tmp_path / "7.npz", tmp_path / "unpickled"
+    pickle.loads(pickle.dumps(Trap(mark)))
+    assert mark.exists()  # the trap works
+    mark.unlink()
+    write_episode(path, small_episode())
+    payload = io.BytesIO()
+    np.lib.format.write_array(payload, np.array([Trap(mark)] * STEPS, object), allow_pickle=True)
+    replace_member(path, key, payload.getvalue())
+    assert refusal(path).startswith((f"{key}: ", "ValueError"))
+    assert not mark.exists()
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    path, mark = tmp_path / "7.npz", tmp_path / "unpickled"
+    foreign = io.BytesIO()
+    with zipfile.ZipFile(foreign, "w") as archive:
+        archive.writestr("readme.txt", "an office document, say")
+    plain = io.BytesIO()
+    np.save(plain, np.zeros(3))
+    for data in (foreign.getvalue(), plain.getvalue(), pickle.dumps(Trap(mark)), b"PK", b""):
+        path.write_bytes(data)
+        refusal(path)
+    assert not mark.exists()
+    (tmp_path / "8.npz").mkdir()
+    refusal(tmp_path / "8.npz")
+    refusal(tmp_path / "none.npz")
+
+
+FLOATS = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }"
+HOSTILE_HEADERS = {
+    "more rows than bytes": npy(FLOATS % "3, 3", bytes(4)),
+    "fewer rows than bytes": npy(FLOATS % "3, 3", bytes(3 * 3 * 4 + 4)),
+    "a petabyte": npy(FLOATS % "10**15,", b""),
+    "a petabyte in digits": npy(FLOATS % "1000000000000000, 3", bytes(36)),
+    "negative": npy(FLOATS % "-3, 3", bytes(36)),
+    "shape of floats": npy(FLOATS % "3.0, 3", bytes(36)),
+    "shape of booleans": npy(FLOATS % "True, True", bytes(36)),
+    "no header": npy("", bytes(36)),
+    "code": npy("__import__('os').abort()", bytes(36)),
+    "nested": npy("(" * 9000, bytes(36)),
+    "unhashable": npy("{[]: 1}", bytes(36)),
+    "another version": npy(FLOATS % "3, 3", bytes(36), (2, 0)),
+    "long header": npy((FLOATS % "3, 3") + " " * 60_000, bytes(36)),
+    "cut off": npy(FLOATS % "3, 3", b"")[:20],
+    "empty": b"",
+    "other magic": b"NUMPY" + bytes(100),
+    "descr of nonsense": npy(
+        "{'descr': 'zz', 'fortran_order': False, 'shape': (3, 3), }", bytes(9)
+    ),
+    "descr of lists": npy("{'descr': [[]], 'fortran_order': False, 'shape': (3, 3), }", bytes(9)),
+    "huge items": npy("{'descr': '<U999999999', 'fortran_order': False, 'shape': (3, 3), }", b""),
+}
+
+
+@pytest.mark.parametrize("key", ["actions", "rewards", "provenance"])
+@pytest.mark.parametrize("case", HOSTILE_HEADERS)
+def test_lying_headers_are_refused(tmp_path: Path, case: str, key: str) -> None:
+    path = tmp_path / "7.npz"
+    write_episode(path, small_episode(STEPS))
+    replace_member(path, key, HOSTILE_HEADERS[case])
+    refusal(path)
+
+
+def peak_memory(read: Callable[[], Any]) -> int:
+    """Bytes that Python and NumPy held at most while `read` ran."""
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("key", ["frames", "rewards", "provenance"])
+def test_zip_bombs_are_refused_before_they_unfold(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "7.npz"
+    write_episode(path, small_episode(STEPS))
+    with zipfile.ZipFile(path) as archive:
+        honest = archive.read(f"{key}.npy")
+    replace_member(path, key, honest + bytes(100_000_000))
+    assert path.stat().st_size < 1_000_000
+    assert peak_memory(lambda: refusal(path)) < 20_000_000
+
+
+def test_a_header_that_promises_gigabytes_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "7.npz"
+    write_episode(path, small_episode(STEPS))
+    header = FLOATS.replace("<f4", "|u1") % f"{MAX_STEPS_ON_FILE + 1}, 64, 64, 3"
+    replace_member(path, "rewards", npy(FLOATS % f"{MAX_STEPS_ON_FILE},", b""))
+    replace_member(path, "frames", npy(header, b""))
+    assert peak_memory(lambda: refusal(path)) < 20_000_000
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused_whole_or_damaged(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "7.npz"
+    write_episode(path, small_episode(STEPS))
+    with zipfile.ZipFile(path) as archive:
+        honest = archive.read("frames.npy")
+    replace_member(path, "frames", honest, compress_type=method)
+    refusal(path)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"frames.npy") + 20
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(data)
+    refusal(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "7.npz"
+    write_episode(path, small_episode(STEPS))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("rewards.npy", archive.read("rewards.npy"))
+    assert "rewards" in refusal(path)
+
+
+# --- scan -----------------------------------------------------------------------------------------
+
+
+def write_dataset(folder: Path, seeds: Mapping[str, list[int]]) -> None:
+    for mode, numbers in seeds.items():
+        for seed in numbers:
+            write_episode(folder / mode / f"{seed}.npz", small_episode(seed=seed))
+
+
+def test_scan_finds_what_is_there_in_order_and_nothing_else(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"recovery": [20, 3], "random": [5]})
+    (tmp_path / "recovery" / ".9.npz.77.partial").write_bytes(b"half")
+    (tmp_path / "recovery" / ".9.npz").write_bytes(b"half")
+    (tmp_path / "recovery" / "notes.txt").write_bytes(b"")
+    write_dataset(tmp_path, {"another-mode": [6]})
+    entries = scan(tmp_path, EPISODE_ARRAYS)
+    assert [(entry.mode, entry.seed) for entry in entries] == [
+        ("random", 5),
+        ("recovery", 20),
+        ("recovery", 3),
+    ]
+    assert {entry.steps for entry in entries} == {3}
+    assert entries[0].provenance == small_episode().provenance
+    assert [entry.held_out for entry in entries] == [False, False, False]
+    write_dataset(tmp_path, {"random": [30 + HOLD_OUT_REMAINDER]})
+    assert [entry.seed for entry in scan(tmp_path, EPISODE_ARRAYS) if entry.held_out] == [31]
+
+
+def test_scan_of_nothing_is_nothing(tmp_path: Path) -> None:
+    assert scan(tmp_path / "none", EPISODE_ARRAYS) == []
+
+
+def test_one_damaged_file_is_named_and_counted_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path, {"random": [1, 2, 3]})
+    bad = tmp_path / "random" / "2.npz"
+    bad.write_bytes(bad.read_bytes()[:-100])
+    assert [entry.seed for entry in scan(tmp_path, EPISODE_ARRAYS)] == [1, 3]
+    errors = capsys.readouterr().err
+    assert str(bad) in errors and "1 of 3 files left out" in errors
+    assert bad.exists()
+
+
+def test_more_than_one_in_twenty_damaged_is_a_failure(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"random": list(range(40))})
+    for seed in (4, 7):
+        (tmp_path / "random" / f"{seed}.npz").write_bytes(b"")
+    assert len(scan(tmp_path, EPISODE_ARRAYS)) == 38  # 5 %, no more
+    (tmp_path / "random" / "9.npz").write_bytes(b"")
+    with pytest.raises(Failure, match="3 of 40 files are damaged") as caught:
+        scan(tmp_path, EPISODE_ARRAYS)
+    assert str(tmp_path / "random" / "4.npz") in str(caught.value)
+
+
+def test_an_episode_under_another_s_name_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path, {"random": [1, 2]})
+    (tmp_path / "random" / "1.npz").rename(tmp_path / "random" / "3.npz")
+    assert [entry.seed for entry in scan(tmp_path, EPISODE_ARRAYS)] == [2]
+    assert "3.npz: seed: 1" in capsys.readouterr().err
+
+
+@REUSE
+@given(
+    name=st.sampled_from(
+        ["frames", "actions", "rewards", "terminated", "truncated", "provenance", "lap_finished"]
+    ),
+    position=st.integers(0, 10**6),
+)
+def test_the_fingerprint_changes_with_any_value(tmp_path: Path, name: str, position: int) -> None:
+    folder = tmp_path / "random"
+    arrays = {key: np.array(value) for key, value in arrays_in(small_episode()).items()}
+    write_arrays(folder / "7.npz", arrays)
+    (before,) = scan(tmp_path, EPISODE_ARRAYS)
+    write_arrays(folder / "7.npz", arrays)
+    assert scan(tmp_path, EPISODE_ARRAYS) == [before]
+    if name == "provenance":
+        arrays[name] = np.str_(str(arrays[name]).replace("recovery", "RECOVERY"))
+    else:
+        flat = arrays[name].reshape(-1)
+        index = position % flat.size
+        flat[index] = not flat[index] if flat.dtype == bool else flat[index] + 1
+    write_arrays(folder / "7.npz", arrays)
+    (after,) = scan(tmp_path, EPISODE_ARRAYS)
+    assert after.fingerprint != before.fingerprint
+    assert dataset_fingerprint([after]) != dataset_fingerprint([before])
+
+
+def test_the_dataset_s_fingerprint_is_of_the_set(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"random": [1, 2], "recovery": [1]})
+    one, two, three = scan(tmp_path, EPISODE_ARRAYS)
+    whole = dataset_fingerprint([one, two, three])
+    assert dataset_fingerprint([three, one, two]) == whole
+    assert len({whole, dataset_fingerprint([one, two]), dataset_fingerprint([two, three])}) == 3
+    moved = tmp_path / "aggressive"
+    os.rename(tmp_path / "recovery", moved)
+    assert dataset_fingerprint(scan(tmp_path, EPISODE_ARRAYS)) != whole
+
+
+def test_latents_of_another_vae_are_refused_with_the_step_to_run(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"no latents in .*run process_data.py"):
+        find_latents(tmp_path, LATENT, "abc")
+    for seed, vae in ((1, "abc"), (2, "abc"), (3, "other")):
+        write_arrays(
+            tmp_path / "latents" / "random" / f"{seed}.npz",
+            latents_in(small_episode(seed=seed), vae),
+        )
+    with pytest.raises(Failure, match=r"1 latent files .*3\.npz: run process_data.py"):
+        find_latents(tmp_path, LATENT, "abc")
+    (tmp_path / "latents" / "random" / "3.npz").unlink()
+    assert [entry.seed for entry in find_latents(tmp_path, LATENT, "abc")] == [1, 2]
+
+
+def test_modes_are_folder_names() -> None:
+    assert MODES == ("random", "iterative", "recovery", "aggressive", "on-policy")
+    assert math.prod(FRAME_SHAPE) == 64 * 64 * 3

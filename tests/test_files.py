@@ -1,0 +1,199 @@
+"""Files are whole or not there, one run to a folder: with real kills and a really full disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from utils.commandline import Failure
+from utils.files import (
+    TEMPORARY_SUFFIX,
+    Metrics,
+    locked,
+    read_metrics,
+    replacing,
+    sweep,
+    write_atomically,
+    write_json,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def start_child(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A Python process that runs `code` and says "ready" when it is where the test wants it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until_ready(child: subprocess.Popen[str]) -> None:
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    assert line == "ready\n", child.communicate()[1]
+
+
+def kill(child: subprocess.Popen[str]) -> None:
+    child.kill()  # SIGKILL
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.endswith(TEMPORARY_SUFFIX)]
+
+
+def test_a_written_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.npz"
+    write_atomically(path, lambda file: file.write(b"first"))
+    write_atomically(path, lambda file: file.write(b"second"))
+    assert path.read_bytes() == b"second"
+    assert os.listdir(path.parent) == ["file.npz"]
+
+
+def test_temporary_names_match_no_pattern_of_readers(tmp_path: Path) -> None:
+    with replacing(tmp_path / "7.npz") as temporary:
+        temporary.write_bytes(b"half")
+        assert list(tmp_path.glob("[!.]*.npz")) == []
+        assert temporary.suffix != ".npz"
+    assert list(tmp_path.glob("[!.]*.npz")) == [tmp_path / "7.npz"]
+
+
+def test_kill_in_the_middle_keeps_the_old_bytes_and_the_next_run_sweeps(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "model.eqx"
+    write_atomically(path, lambda file: file.write(b"old"))
+    child = start_child(
+        """
+        import sys, pathlib
+        from utils.files import write_atomically
+        def write(file):
+            file.write(b"new, but only half of it"); file.flush()
+            print("ready", flush=True)
+            sys.stdin.read()
+        write_atomically(pathlib.Path(sys.argv[1]), write)
+        """,
+        path,
+    )
+    wait_until_ready(child)
+    kill(child)
+    assert path.read_bytes() == b"old"
+    assert len(leftovers(tmp_path)) == 1
+    with locked(tmp_path):
+        assert leftovers(tmp_path) == []
+    assert path.read_bytes() == b"old"
+
+
+def test_sweep_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    for name in ("7.npz", ".hidden", "notes.partial", ".8.npz.123.partial"):
+        (tmp_path / name).write_bytes(b"")
+    sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hidden", "7.npz", "notes.partial"]
+
+
+def test_full_disk_is_a_failure_that_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.eqx"
+    path.write_bytes(b"old")
+    # A file size limit makes write() fail as a full disk does: midway, with an OSError.
+    child = start_child(
+        """
+        import resource, signal, sys, pathlib
+        from utils.commandline import Failure
+        from utils.files import write_atomically
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            write_atomically(pathlib.Path(sys.argv[1]), lambda file: file.write(bytes(1_000_000)))
+        except Failure as failure:
+            print("Failure", failure)
+        """,
+        path,
+    )
+    output, errors = child.communicate()
+    assert output.startswith(f"Failure cannot write {path}: "), errors
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model.eqx"]
+
+
+def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    write_json(path, {"mean": 1.0})
+    with pytest.raises(ValueError):
+        write_json(path, {"mean": float("nan")})
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text()) == {"mean": 1.0}
+    assert os.listdir(tmp_path) == ["evaluation.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_failure_naming_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "below" / "x.npz"
+    with pytest.raises(Failure, match=f"cannot write {path}"):
+        write_atomically(path, lambda file: file.write(b"x"))
+
+
+HOLD_LOCK = """
+    import sys, pathlib
+    from utils.files import locked
+    with locked(pathlib.Path(sys.argv[1])):
+        print("ready", flush=True)
+        sys.stdin.read()
+    """
+
+
+def test_second_run_is_refused_naming_the_first_until_that_is_killed(tmp_path: Path) -> None:
+    child = start_child(HOLD_LOCK, tmp_path)
+    wait_until_ready(child)
+    # A first run's half-written file is not an orphan while that run lives.
+    growing = tmp_path / ".7.npz.1.partial"
+    growing.write_bytes(b"half")
+    refused = pytest.raises(Failure, match=rf"{tmp_path} is in use by process {child.pid}\b")
+    with refused, locked(tmp_path):
+        pytest.fail("two runs hold one folder")
+    assert growing.exists()
+    kill(child)
+    with locked(tmp_path):
+        assert not growing.exists()
+
+
+def test_lock_is_free_again_after_a_failure_inside(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="inside"), locked(tmp_path):
+        raise Failure("inside")
+    child = start_child(HOLD_LOCK, tmp_path)
+    wait_until_ready(child)
+    kill(child)
+
+
+def test_resumed_metrics_equal_uninterrupted_ones(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    metrics = Metrics(whole, 0)
+    for step in (10, 20, 30):
+        metrics.append(step=step, loss=step / 3)
+    metrics = Metrics(cut, 0)
+    metrics.append(step=10, loss=10 / 3)
+    metrics.append(step=20, loss=99.0)  # after the last saved state: will be done again
+    with open(cut, "a") as file:
+        file.write('{"step": 30, "lo')  # killed while writing
+    assert [record["step"] for record in read_metrics(cut)] == [10, 20]
+    metrics = Metrics(cut, 10)
+    for step in (20, 30):
+        metrics.append(step=step, loss=step / 3)
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_metrics_from_scratch_forget_the_last_run(tmp_path: Path) -> None:
+    Metrics(tmp_path / "m.jsonl", 0).append(step=5, loss=1.0)
+    Metrics(tmp_path / "m.jsonl", 0)
+    assert read_metrics(tmp_path / "m.jsonl") == []
+    assert read_metrics(tmp_path / "none.jsonl") == []

@@ -1,0 +1,186 @@
+"""Worker processes that die, hang, raise, or lose their parent: with real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from utils.commandline import Failure
+from utils.workers import ATTEMPTS, WORKER_ENVIRONMENT, default_workers, run_tasks
+
+ROOT = Path(__file__).parents[1]
+Task = tuple[int, str]  # a number, and a file or folder that workers leave their traces in
+
+
+def note(folder: str, number: int) -> int:
+    """Leave a trace of this attempt at task `number`; returns which attempt it is."""
+    path = Path(folder) / f"attempts-{number}"
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    return len(path.read_text().splitlines())
+
+
+def attempts(folder: Path, number: int) -> list[int]:
+    """The processes that tried task `number`."""
+    path = folder / f"attempts-{number}"
+    return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def square(task: Task) -> int:
+    note(task[1], task[0])
+    return task[0] ** 2
+
+
+def die_once(task: Task) -> int:
+    if task[0] == 1 and note(task[1], 1) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task[0] ** 2
+
+
+def die_always(task: Task) -> int:
+    if task[0] == 1:
+        note(task[1], 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task[0] ** 2
+
+
+def hang_once(task: Task) -> int:
+    if note(task[1], task[0]) == 1:
+        time.sleep(3600)
+    return task[0] ** 2
+
+
+def complain(task: Task) -> int:
+    raise Failure(f"task {task[0]} cannot be done")
+
+
+def surroundings(task: Task) -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in (*WORKER_ENVIRONMENT, "SET_UP")}
+
+
+def set_up(value: str) -> None:
+    os.environ["SET_UP"] = os.environ.get("SET_UP", "") + value
+
+
+def sleep_long(task: Task) -> None:
+    note(task[1], task[0])
+    time.sleep(3600)
+
+
+def is_running(process: int) -> bool:
+    """Whether the process is there and no zombie."""
+    state = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True
+    ).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_every_task_is_done_once_and_the_queue_is_bounded(tmp_path: Path) -> None:
+    taken = []
+
+    def tasks() -> Iterator[Task]:
+        for number in range(20):
+            taken.append(number)
+            yield number, str(tmp_path)
+
+    results = {}
+    for (number, _), result in run_tasks(square, tasks(), workers=2):
+        if not results:
+            assert len(taken) <= 2 * 2 + 2  # ten thousand tasks are not all pickled at once
+        results[number] = result
+    assert results == {number: number**2 for number in range(20)}
+    assert all(len(attempts(tmp_path, number)) == 1 for number in range(20))
+    # Other processes than ours, and no more than were asked for.
+    processes = {attempts(tmp_path, number)[0] for number in range(20)}
+    assert os.getpid() not in processes and len(processes) <= 2
+    assert not any(is_running(process) for process in processes)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_task_redone(tmp_path: Path) -> None:
+    tasks = [(number, str(tmp_path)) for number in range(4)]
+    results = {task[0]: result for task, result in run_tasks(die_once, tasks, workers=1)}
+    assert results == {0: 0, 1: 1, 2: 4, 3: 9}
+    first, second = attempts(tmp_path, 1)
+    assert first != second
+
+
+def test_a_task_whose_worker_always_dies_is_reported_by_name(tmp_path: Path) -> None:
+    tasks = [(number, str(tmp_path)) for number in range(2)]
+    with pytest.raises(Failure, match=r"\(1, .*worker died or hung 3 times"):
+        list(run_tasks(die_always, tasks, workers=1))
+    assert len(attempts(tmp_path, 1)) == ATTEMPTS == 3
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_task_redone(tmp_path: Path) -> None:
+    tasks = [(3, str(tmp_path))]
+    assert list(run_tasks(hang_once, tasks, workers=1, timeout=1.0)) == [(tasks[0], 9)]
+    first, second = attempts(tmp_path, 3)
+    assert first != second
+    assert not is_running(first)
+
+
+def test_what_a_task_raises_is_raised_here_and_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="task 5 cannot be done"):
+        list(run_tasks(complain, [(5, "")], workers=1))
+
+
+def test_workers_have_one_thread_and_no_accelerator_and_we_keep_our_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "mine")
+    monkeypatch.delenv("NPROC", raising=False)
+    before = dict(os.environ)
+    tasks = [(number, "") for number in range(3)]
+    for _, seen in run_tasks(surroundings, tasks, 1, set_up, ("once",)):
+        assert seen == {**WORKER_ENVIRONMENT, "SET_UP": "once"}
+    assert dict(os.environ) == before
+
+
+def test_environment_is_restored_and_workers_end_when_results_are_left(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    results = run_tasks(square, ((n, str(tmp_path)) for n in range(100)), workers=1)
+    next(results)
+    results.close()  # as an exception in the consuming loop does
+    assert dict(os.environ) == before
+    assert not is_running(attempts(tmp_path, 0)[0])
+    assert not attempts(tmp_path, 99)
+
+
+def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import sys
+        from test_workers import run_tasks, sleep_long
+        if __name__ == "__main__":
+            list(run_tasks(sleep_long, [(0, sys.argv[1]), (1, sys.argv[1])], workers=2))
+        """
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(program)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env={**os.environ, "PYTHONPATH": paths}
+    )
+    wait_for(lambda: all(attempts(tmp_path, number) for number in range(2)))
+    workers = [attempts(tmp_path, number)[0] for number in range(2)]
+    assert all(is_running(worker) for worker in workers)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not any(is_running(worker) for worker in workers), seconds=20.0)
+
+
+def test_default_workers_is_what_this_process_may_use() -> None:
+    assert 1 <= default_workers() <= (os.cpu_count() or 1)
