@@ -200,10 +200,11 @@ def test_a_generation_without_any_number_is_a_failure() -> None:
 
 def test_the_best_saved_mean_is_chosen_by_real_tracks_or_by_fixed_dreams(tmp_path: Path) -> None:
     lines = [
-        '{"step": 10, "best": 999, "judged": 900, "real": 990}',  # of the run before
-        '{"step": 30, "best": 50, "judged": 40, "real": 300}',
-        '{"step": 40, "best": 9999}',  # nobody's mean: a lucky candidate
-        '{"step": 50, "best": 60, "judged": 70, "real": 200}',
+        '{"step": 30, "first": 0, "best": 999, "judged": 900, "real": 990}',  # another search
+        '{"step": 20, "first": 20, "best": 50, "judged": 30, "real": 250}',
+        '{"step": 30, "first": 20, "best": 50, "judged": 40, "real": 300}',
+        '{"step": 40, "first": 20, "best": 9999}',  # nobody's mean: a lucky candidate
+        '{"step": 50, "first": 20, "best": 60, "judged": 70, "real": 200}',
     ]
     (tmp_path / "controller.metrics.jsonl").write_text("\n".join(lines) + "\n")
     real = train_dream.choose(Settings(run_dir=tmp_path), first=20)
