@@ -79,7 +79,7 @@ def _same(header: Header, inputs: dict[str, str], settings: dict[str, Any]) -> b
 
 def stop_if_diverged(model: Any, step: int, state: Path) -> None:
     """Failure if a weight is no number any more; the last saved state is good and stays."""
-    if not math.isfinite(float(optax.global_norm(model))):
+    if not math.isfinite(float(optax.tree.norm(model))):
         raise Failure(
             f"the weights diverged by step {step}; the last good state is kept in {state}. "
             "Try a lower --learning-rate with --fresh"
