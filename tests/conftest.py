@@ -1,4 +1,4 @@
-"""Shapes in annotations are checked as tests run, and broadcasting by rank is an error."""
+"""Shapes and dtypes in the annotations of models/ are checked as tests run."""
 
 import os
 
