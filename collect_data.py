@@ -64,7 +64,7 @@ def ask_mode() -> str:
         answer = _ask("Choice: ", "--mode")
         if answer == "0":
             sys.exit(0)
-        if answer.isdecimal() and int(answer) <= len(MODES):
+        if answer.isdecimal() and 1 <= int(answer) <= len(MODES):
             return MODES[int(answer) - 1]
         print(f"'{answer}' is not on the menu.")
 

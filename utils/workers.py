@@ -29,10 +29,8 @@ WORKER_ENVIRONMENT = {
 }
 
 
-def _begin_worker(setup: Callable[..., None] | None, arguments: tuple) -> None:
+def _begin_worker() -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
-    if setup is not None:
-        setup(*arguments)
 
 
 def _follow_parent() -> None:
@@ -47,15 +45,12 @@ def run_tasks(
     function: Callable[[TaskT], ResultT],
     tasks: Iterable[TaskT],
     workers: int,
-    setup: Callable[..., None] | None = None,
-    setup_arguments: tuple = (),
     timeout: float = TASK_TIMEOUT,
 ) -> Iterator[tuple[TaskT, ResultT]]:
     """Yield (task, function(task)) as they end, from `workers` fresh processes.
 
-    `setup(*setup_arguments)` runs once in every new worker. A task whose worker died or did
-    not answer for `timeout` seconds is given to another; after ATTEMPTS it raises Failure. What
-    `function` itself raises is raised here.
+    A task whose worker died or did not answer for `timeout` seconds is given to another; after
+    ATTEMPTS it raises Failure. What `function` itself raises is raised here.
     """
     waiting = iter(tasks)
     running: dict[Future, tuple[TaskT, int]] = {}
@@ -64,7 +59,6 @@ def run_tasks(
     pool = ProcessPool(
         max_workers=workers,
         initializer=_begin_worker,
-        initargs=(setup, setup_arguments),
         context=multiprocessing.get_context("spawn"),
     )
 
