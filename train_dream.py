@@ -54,7 +54,7 @@ class Settings(CommonSettings):
     temperature: float = setting(
         1.0, "of the dream: above 1 it is harder to exploit, below 1 easier", minimum=0.01
     )
-    sigma: float = setting(0.05, "first mutation strength, on whitened [z, h]", minimum=0.0)
+    sigma: float = setting(0.02, "first mutation strength, on whitened [z, h]", minimum=0.0)
     reset_share: float = setting(0.15, "share of dreams that begin at a start line", minimum=0.0)
     on_policy_share: float = setting(
         0.5, "share of the other dreams that begin in the agent's own drives", minimum=0.0
@@ -80,7 +80,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "generations": 60,
         "continue_generations": 40,
-        "horizon": 150,
         "validate_every": 20,
         "validation_tracks": 4,
     },

@@ -70,7 +70,7 @@ class Settings(CommonSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 400, "continue_steps": 200, "lanes": 48, "evaluate_every": 200},
+    "quick": {"steps": 900, "continue_steps": 300, "lanes": 48, "evaluate_every": 300},
     "paper": {"steps": 60_000, "continue_steps": 10_000},
 }
 EVALUATED_EPISODES, STARTS = 16, 8  # held-out episodes, open-loop dreams from each
