@@ -24,7 +24,7 @@ $(VENV)/installed-test: requirements-test.txt requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
 	touch $(VENV)/installed $@
 
-run: $(VENV)/installed  ## a first taste: all six steps in about 14 minutes of 2 CPU cores
+run: $(VENV)/installed  ## a first taste: all six steps in about 12 minutes of 2 CPU cores
 	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 16
 	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 32
 	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 8
