@@ -1,6 +1,11 @@
 """Shapes and dtypes in the annotations of models/ are checked as tests run."""
 
 import os
+import signal
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and the scripts that they
+# start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before JAX is imported anywhere: tests run on the CPU, whatever the machine has.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -61,11 +61,7 @@ def complain(task: Task) -> int:
 
 
 def surroundings(task: Task) -> dict[str, str | None]:
-    return {name: os.environ.get(name) for name in (*WORKER_ENVIRONMENT, "SET_UP")}
-
-
-def set_up(value: str) -> None:
-    os.environ["SET_UP"] = os.environ.get("SET_UP", "") + value
+    return {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
 
 
 def sleep_long(task: Task) -> None:
@@ -144,8 +140,8 @@ def test_workers_have_one_thread_and_no_accelerator_and_we_keep_our_environment(
     monkeypatch.delenv("NPROC", raising=False)
     before = dict(os.environ)
     tasks = [(number, "") for number in range(3)]
-    for _, seen in run_tasks(surroundings, tasks, 1, set_up, ("once",)):
-        assert seen == {**WORKER_ENVIRONMENT, "SET_UP": "once"}
+    for _, seen in run_tasks(surroundings, tasks, workers=1):
+        assert seen == WORKER_ENVIRONMENT
     assert dict(os.environ) == before
 
 
