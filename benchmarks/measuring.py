@@ -1,0 +1,190 @@
+"""How every benchmark here measures.
+
+Contestants take short turns, one after another, so that a busy machine slows all of them alike;
+a contestant's time is the median of its turns, and what is compared are times of one run. With
+--one-core the process keeps to one core and counts its own processor time, which other work on
+the machine disturbs least. The ceilings, a matrix product and a copy, are contestants too.
+"""
+
+import argparse
+import collections
+import contextlib
+import glob
+import gzip
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.workers import default_workers
+
+Work = Callable[[], Any]
+
+PRODUCT = 2048  # rows and columns of the matrix product that is the ceiling of arithmetic
+COPIED = 1 << 26  # float32 values of the copy that is the ceiling of moving: 256 MB
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of a table."""
+
+    name: str
+    seconds: float  # median of the turns
+    amount: float = 0.0  # how much of `unit` is done in that time
+    unit: str = ""
+    operations: float = 0.0  # floating-point operations that cannot be avoided
+    moved: float = 0.0  # bytes that must be read or written
+
+
+def parse(description: str | None, **options: Any) -> argparse.Namespace:
+    """The flags that every benchmark has, and `options`: name to default."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    parser.add_argument("--turns", type=int, default=5, help="turns of each contestant")
+    parser.add_argument(
+        "--one-core", action="store_true", help="one core, and processor time in place of wall time"
+    )
+    parser.add_argument("--json", type=Path, help="add the figures to this file, too")
+    for name, default in options.items():
+        kind = Path if isinstance(default, Path) else type(default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
+    arguments = parser.parse_args()
+    if arguments.one_core:  # before JAX and PyTorch look for cores
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    return arguments
+
+
+def clock(arguments: argparse.Namespace) -> Callable[[], float]:
+    """Processor time for one core, else wall time."""
+    return time.process_time if arguments.one_core else time.perf_counter
+
+
+def take_turns(contestants: dict[str, Work], arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds of each contestant: the median of its turns, after one that does not count."""
+    now = clock(arguments)
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(arguments.turns + 1):
+        for name, work in contestants.items():
+            begin = now()
+            wait(work())
+            if turn:
+                seconds[name].append(now() - begin)
+    return {name: float(np.median(times)) for name, times in seconds.items()}
+
+
+def wait(result: Any) -> None:
+    """Until everything in `result` is computed."""
+    import jax
+
+    jax.block_until_ready(result)
+
+
+def ceilings() -> dict[str, Work]:
+    """A matrix product and a copy on JAX's device, in float32 as the models use it."""
+    import jax
+
+    key = jax.random.key(0)
+    matrix = jax.random.normal(key, (PRODUCT, PRODUCT))
+    values = jax.random.normal(key, (COPIED,))
+    product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1)
+    return {"matrix product": lambda: product(matrix), "copy": lambda: copy(values)}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the machine gave in this very run."""
+
+    operations: float  # a second, in a matrix product
+    moved: float  # bytes a second, read and written, in a copy
+
+    @classmethod
+    def of(cls, seconds: dict[str, float]) -> "Ceilings":
+        """From the turns of `ceilings()`."""
+        return cls(2 * PRODUCT**3 / seconds["matrix product"], 8 * COPIED / seconds["copy"])
+
+    def floor(self, row: Measurement) -> float:
+        """Seconds below which no program does the row's work."""
+        return max(row.operations / self.operations, row.moved / self.moved)
+
+    def __str__(self) -> str:
+        return (
+            f"ceilings: {self.operations / 1e9:.0f} GFLOP/s in a product of {PRODUCT}×{PRODUCT} "
+            f"float32 matrices, {self.moved / 1e9:.1f} GB/s in a copy of {COPIED >> 18} MB"
+        )
+
+
+def table(rows: list[Measurement], limits: Ceilings, against: str | None = None) -> str:
+    """Rates, floors, shares of the floor, and ratios to the row `against`."""
+    head = f"{'':34s}{'ms':>10s}{'rate':>14s} {'':16s}{'floor ms':>10s}{'of floor':>9s}"
+    reference = next((row.seconds for row in rows if row.name == against), None)
+    lines = [head + ("" if reference is None else f"{'x ' + str(against):>22s}")]
+    for row in rows:
+        floor = limits.floor(row)
+        line = f"{row.name:34s}{1e3 * row.seconds:10.1f}{row.amount / row.seconds:14,.1f} "
+        line += f"{row.unit + '/s':16s}"
+        line += f"{1e3 * floor:10.1f}{floor / row.seconds:9.0%}" if floor else " " * 19
+        lines.append(line + ("" if reference is None else f"{reference / row.seconds:22.2f}"))
+    return "\n".join(lines)
+
+
+def report(
+    name: str,
+    rows: list[Measurement],
+    limits: Ceilings,
+    arguments: argparse.Namespace,
+    against: str | None = None,
+) -> None:
+    """Print the table, and add it to the file of --json."""
+    how = "one core, processor time" if arguments.one_core else "wall time"
+    print(f"\n{name} ({device()}, {how})\n{limits}\n{table(rows, limits, against)}", flush=True)
+    if arguments.json:
+        known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+        known[name] = {
+            "device": device(),
+            "clock": how,
+            "ceilings": vars(limits),
+            "rows": [{**vars(row), "floor": limits.floor(row)} for row in rows],
+        }
+        arguments.json.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def device() -> str:
+    """The device and how many cores this process may use."""
+    import jax
+
+    return f"{jax.devices()[0].device_kind}, {default_workers()} cores, JAX {jax.__version__}"
+
+
+@contextlib.contextmanager
+def profile(title: str, most: int = 10) -> Iterator[None]:
+    """Print which of the device's operations the time of the block went to."""
+    import jax
+
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            yield
+        found = glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True)
+        times = operation_times(json.loads(gzip.open(found[0]).read())["traceEvents"])
+    total = sum(times.values())
+    print(f"\nprofile of {title}: {1e3 * total:.0f} ms in operations")
+    for name, seconds in times.most_common(most):
+        print(f"  {seconds / total:5.0%}  {1e3 * seconds:8.1f} ms  {name}")
+
+
+def operation_times(events: list[dict[str, Any]]) -> collections.Counter[str]:
+    """Seconds in each operation of XLA's, from a trace's complete events.
+
+    Operations of a kind are taken together: XLA names them by what is fused in them and a number.
+    The runtime's own frames, which contain them, are left out.
+    """
+    times: collections.Counter[str] = collections.Counter()
+    for event in events:
+        if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
+            times[event["args"]["hlo_op"].rstrip(".0123456789")] += event["dur"] / 1e6
+    return times

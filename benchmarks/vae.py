@@ -1,0 +1,102 @@
+"""V's gradient step, beside the same model in PyTorch.
+
+    python -m benchmarks.vae --one-core
+    pip install -r requirements-benchmark.txt     # for the rows of PyTorch
+
+A step is forward, backward, clipping and Adam on a batch of uint8 frames. The floor counts the
+multiplications of the layers, three times (forward, and two gradients), at the rate of the
+matrix product.
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import run_vae_training
+from benchmarks import measuring
+from benchmarks.measuring import Ceilings, Measurement, Work
+from models.vae import ConvVAE
+from utils.commandline import keep_freed_memory
+from utils.workers import default_workers
+
+
+def products_of_a_frame(vae: ConvVAE) -> int:
+    """Multiplications of one frame through encoder and decoder."""
+    sizes = (31, 14, 6, 2)  # of the encoder's outputs
+    encoder = [n * n * layer.weight.size for n, layer in zip(sizes, vae.encoder, strict=True)]
+    sizes = (1, 5, 13, 30)  # of the decoder's inputs
+    decoder = [n * n * layer.weight.size for n, layer in zip(sizes, vae.decoder, strict=True)]
+    linear = [layer.weight.size for layer in (vae.to_mu, vae.to_logvar, vae.from_latent)]
+    return sum(encoder) + sum(decoder) + sum(linear)
+
+
+def ours(frames: np.ndarray) -> Work:
+    """The step of run_vae_training.py."""
+    settings = run_vae_training.Settings()
+    optimiser = run_vae_training.make_optimiser(settings, settings.steps)
+    step = run_vae_training.make_step(settings, optimiser)
+    vae = ConvVAE(key=jax.random.key(0))
+    state = run_vae_training.TrainingState(vae, optimiser.init(eqx.filter(vae, eqx.is_array)))
+
+    def work() -> jax.Array:
+        nonlocal state
+        state, loss = step(jax.random.key(1), state, frames)
+        return loss.total
+
+    return work
+
+
+def pytorch(frames: np.ndarray, threads: int, channels_last: bool) -> Work:
+    """The same step in PyTorch, eager, as its users write it."""
+    import torch
+
+    from benchmarks.pytorch_models import VAE
+
+    torch.set_num_threads(threads)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    vae = VAE().to(memory_format=layout)
+    adam = torch.optim.Adam(vae.parameters(), 1e-3)
+    bytes_ = torch.from_numpy(frames)
+
+    def work() -> float:
+        x = bytes_.permute(0, 3, 1, 2).contiguous(memory_format=layout).float() / 255
+        adam.zero_grad()
+        loss = vae(x)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 100.0)
+        adam.step()
+        return loss.item()
+
+    return work
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = measuring.parse(__doc__, batch=128)
+    keep_freed_memory()
+    frames = np.random.default_rng(0).integers(0, 256, (arguments.batch, 64, 64, 3), np.uint8)
+    threads = default_workers()
+    contestants = {"ours": ours(frames)}
+    if find_spec("torch"):
+        contestants["PyTorch"] = pytorch(frames, threads, False)
+        contestants["PyTorch, channels last"] = pytorch(frames, threads, True)
+    seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
+    operations = 3 * 2 * products_of_a_frame(ConvVAE(key=jax.random.key(0))) * arguments.batch
+    rows = [
+        Measurement(name, seconds[name], arguments.batch, "frames", operations)
+        for name in contestants
+    ]
+    against = "PyTorch" if "PyTorch" in contestants else None
+    measuring.report("V: a gradient step", rows, Ceilings.of(seconds), arguments, against)
+    with measuring.profile("our step"):
+        measuring.wait(contestants["ours"]())
+
+
+if __name__ == "__main__":
+    main()
