@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,14 @@ def take_turns(contestants: dict[str, Work], arguments: argparse.Namespace) -> d
             if turn:
                 seconds[name].append(now() - begin)
     return {name: float(np.median(times)) for name, times in seconds.items()}
+
+
+def has(package: str) -> bool:
+    """Whether an optional package is installed; says what its rows need if not."""
+    found = find_spec(package) is not None
+    if not found:
+        print(f"no {package}: its rows need `pip install -r requirements-benchmark.txt`")
+    return found
 
 
 def wait(result: Any) -> None:
@@ -170,7 +179,8 @@ def profile(title: str, most: int = 10) -> Iterator[None]:
         with jax.profiler.trace(folder):
             yield
         found = glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True)
-        times = operation_times(json.loads(gzip.open(found[0]).read())["traceEvents"])
+        with gzip.open(found[0]) as file:
+            times = operation_times(json.load(file)["traceEvents"])
     total = sum(times.values())
     print(f"\nprofile of {title}: {1e3 * total:.0f} ms in operations")
     for name, seconds in times.most_common(most):

@@ -1,5 +1,7 @@
 """The models in PyTorch, written as its users write them: to measure against, never to use."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,7 +16,7 @@ class VAE(nn.Module):
         self.encoder = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(a, b, 4, 2), nn.ReLU())
-                for a, b in zip(widths, widths[1:], strict=False)
+                for a, b in itertools.pairwise(widths)
             )
         )
         self.to_mu, self.to_logvar = nn.Linear(1024, 32), nn.Linear(1024, 32)
@@ -44,10 +46,13 @@ class MDNRNN(nn.Module):
         self.lstm = nn.LSTM(latent + 3, hidden, batch_first=True)
         self.heads = nn.Linear(hidden, 3 * components * latent + 2)
 
-    def forward(
-        self, z: Tensor, actions: Tensor, target: Tensor, rewards: Tensor, failed: Tensor
-    ) -> Tensor:
-        """(batch, time, ...) -> the loss."""
+    def forward(self, window: dict[str, Tensor]) -> Tensor:
+        """The rows of a `models.rnn.Window`, (batch, time, ...) -> the loss."""
+        mu, scale = window["mu"], torch.exp(window["logvar"] / 2)
+        z = mu + scale * torch.randn_like(mu)
+        next_mu, next_scale = window["next_mu"], torch.exp(window["next_logvar"] / 2)
+        target = next_mu + next_scale * torch.randn_like(mu)
+        actions, rewards, failed = (window[name] for name in ("actions", "rewards", "failed"))
         hidden, _ = self.lstm(torch.cat([z, actions], -1))
         out = self.heads(hidden)
         mixture = out[..., :-2].reshape(*z.shape[:-1], 3, self.components, self.latent)

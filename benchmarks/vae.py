@@ -8,19 +8,13 @@ multiplications of the layers, three times (forward, and two gradients), at the 
 matrix product.
 """
 
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-
 import equinox as eqx
 import jax
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import run_vae_training
 from benchmarks import measuring
-from benchmarks.measuring import Ceilings, Measurement, Work
+from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.vae import ConvVAE
 from utils.commandline import keep_freed_memory
 from utils.workers import default_workers
@@ -83,7 +77,7 @@ def main() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (arguments.batch, 64, 64, 3), np.uint8)
     threads = default_workers()
     contestants = {"ours": ours(frames)}
-    if find_spec("torch"):
+    if has("torch"):
         contestants["PyTorch"] = pytorch(frames, threads, False)
         contestants["PyTorch, channels last"] = pytorch(frames, threads, True)
     seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
@@ -92,8 +86,7 @@ def main() -> None:
         Measurement(name, seconds[name], arguments.batch, "frames", operations)
         for name in contestants
     ]
-    against = "PyTorch" if "PyTorch" in contestants else None
-    measuring.report("V: a gradient step", rows, Ceilings.of(seconds), arguments, against)
+    measuring.report("V: a gradient step", rows, Ceilings.of(seconds), arguments, "PyTorch")
     with measuring.profile("our step"):
         measuring.wait(contestants["ours"]())
 
