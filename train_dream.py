@@ -7,8 +7,9 @@
 Reads data/latents/ (dreams begin at moments of real episodes), vae.eqx and rnn.eqx. CMA-ES evolves
 all parameters of the controller from zero. Every --validate-every generations the distribution's
 mean is saved and driven on real validation tracks; the best of these becomes controller.eqx. Also
-writes snapshots/, controller.metrics.jsonl and controller.png. About 2 seconds a generation of
-64 candidates × 16 dreams × 200 steps on 2 CPU cores. Run again, it goes on where it was stopped.
+writes starts.eqx (the moments that dreams begin at, for utils/dream_env.py), snapshots/,
+controller.metrics.jsonl and controller.png. About 2 seconds a generation of 64 candidates × 16
+dreams × 200 steps on 2 CPU cores. Run again, it goes on where it was stopped.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from utils import checkpoints, commandline
 from utils.agent import require_lineage
 from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
-from utils.dream_starts import StartBank, build_bank
+from utils.dream_starts import StartBank, build_bank, save_bank
 from utils.driving import AgentFiles, Drive, run_drive
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import dataset_fingerprint, find_latents
@@ -190,6 +191,7 @@ def train(settings: Settings) -> None:
         return
 
     bank = build_bank([entry for entry in entries if not entry.held_out], rnn, settings.seed)
+    save_bank(settings.run_dir / "starts.eqx", bank, inputs)
     evolution = Evolution(rnn, bank, whiten(bank), settings)
     search, params, state = first_state(plan, evolution, settings)
     generations = settings.continue_generations if plan.continued_from else settings.generations

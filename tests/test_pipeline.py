@@ -45,6 +45,7 @@ def test_all_files_of_the_design_are_there(workshop: Workshop) -> None:
         *("vae.png", "vae_reconstructions.png", "vae.metrics.jsonl"),
         *("rnn.png", "rnn.metrics.jsonl"),
         *("controller.png", "controller.metrics.jsonl", "snapshots", "snapshots/000012.eqx"),
+        "starts.eqx",
         *("evaluation.json", "episodes", f"episodes/{track}.npz", f"track_{track}.mp4"),
         *(f"track_{track}_grid.png", f"track_{track}_plot.png"),
     }

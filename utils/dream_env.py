@@ -28,6 +28,7 @@ from models.rnn import MDNRNN, mixture_noise
 from models.vae import ConvVAE
 from utils.agent import remember, require_lineage, see
 from utils.checkpoints import load_rnn, load_vae
+from utils.commandline import Failure
 from utils.dream_starts import StartBank, build_bank, load_bank
 from utils.environment import FRAME_SHAPE, MAX_STEPS, make_environment, shrink
 from utils.episodes import find_latents
@@ -151,8 +152,11 @@ def load_starts(run_dir: Path, rnn: MDNRNN, data_dir: Path | None) -> StartBank:
     if data_dir is not None:
         entries = find_latents(data_dir, rnn.latent, sha256_of(run_dir / "vae.eqx"))
         return build_bank([entry for entry in entries if not entry.held_out], rnn, seed=0)
-    header, bank = load_bank(run_dir / "starts.eqx")
-    require_lineage(run_dir / "starts.eqx", header.inputs, "rnn", run_dir / "rnn.eqx")
+    path = run_dir / "starts.eqx"
+    if not path.exists():
+        raise Failure(f"{path} is missing: run train_dream.py, or name a data_dir with latents/")
+    header, bank = load_bank(path)
+    require_lineage(path, header.inputs, "rnn", run_dir / "rnn.eqx")
     return bank
 
 
@@ -215,6 +219,11 @@ def _step_and_observe(dream: Dream, moments: Moment, actions: Array) -> tuple:
 
 def _seeds(seeds: Sequence[int]) -> np.ndarray:
     return np.array([int(seed) % 2**32 for seed in seeds], np.uint32)
+
+
+def _masked(name: str, values: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    # How a gymnasium.vector says that not all sub-environments have this info.
+    return {name: np.where(mask, values, 0), f"_{name}": mask}
 
 
 @jax.jit
@@ -295,7 +304,7 @@ class DreamCarRacingVector(VectorEnv):
         if self.ended.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
             infos = self._begin_again_at_once(end)
         else:
-            infos = {"end_probability": end, "_end_probability": ~begins}
+            infos = _masked("end_probability", end, ~begins)
         return self._observations(), rewards, failed, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -312,11 +321,10 @@ class DreamCarRacingVector(VectorEnv):
         self.moments = _choose(ended, self.dream.begin_again(self.moments), self.moments)
         self.steps, self.ended = np.where(ended, 0, self.steps), np.zeros_like(ended)
         return {
-            "end_probability": end,
-            "_end_probability": ~ended,
+            **_masked("end_probability", end, ~ended),
             "final_obs": final,
             "_final_obs": ended,
-            "final_info": {"end_probability": end, "_end_probability": ended},
+            "final_info": _masked("end_probability", end, ended),
             "_final_info": ended,
         }
 
