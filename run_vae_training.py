@@ -26,7 +26,7 @@ from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
 from utils.episodes import EPISODE_ARRAYS, dataset_fingerprint, scan
 from utils.figures import curves, save_image, tile_images, to_uint8
-from utils.files import Metrics, locked, read_metrics
+from utils.files import Metrics, locked, read_metrics, timed
 from utils.frame_batches import frame_batches, spread_frames
 from utils.lineage import Plan, plan_training, stop_if_diverged
 
@@ -123,7 +123,7 @@ def draw(settings: Settings, vae: ConvVAE, frames: np.ndarray) -> None:
 def main(settings: Settings) -> None:
     """Train, or say that there is nothing to do."""
     print(describe_device())
-    with locked(settings.run_dir):
+    with locked(settings.run_dir), timed(settings.run_dir):
         train(settings)
 
 

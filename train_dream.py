@@ -35,7 +35,7 @@ from utils.driving import AgentFiles, Drive, run_drive
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import dataset_fingerprint, find_latents
 from utils.figures import curves
-from utils.files import Metrics, locked, read_metrics, sha256_of
+from utils.files import Metrics, locked, read_metrics, sha256_of, timed
 from utils.lineage import Plan, plan_training
 from utils.tracks import VALIDATION
 from utils.workers import default_workers, run_tasks
@@ -167,7 +167,7 @@ def draw(settings: Settings) -> None:
 def main(settings: Settings) -> None:
     """Evolve, or say that there is nothing to do."""
     print(describe_device())
-    with locked(settings.run_dir):
+    with locked(settings.run_dir), timed(settings.run_dir):
         train(settings)
 
 

@@ -28,7 +28,7 @@ from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
 from utils.episodes import Entry, dataset_fingerprint, find_latents
 from utils.figures import curves
-from utils.files import Metrics, locked, read_metrics, sha256_of
+from utils.files import Metrics, locked, read_metrics, sha256_of, timed
 from utils.latent_windows import (
     Batch,
     lane_schedule,
@@ -165,7 +165,7 @@ def draw(settings: Settings) -> None:
 def main(settings: Settings) -> None:
     """Train, or say that there is nothing to do."""
     print(describe_device())
-    with locked(settings.run_dir):
+    with locked(settings.run_dir), timed(settings.run_dir):
         train(settings)
 
 

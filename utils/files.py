@@ -1,10 +1,13 @@
 """The one place that writes files: whole or not at all, and one run to a folder."""
 
 import contextlib
+import datetime
 import fcntl
 import hashlib
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +17,9 @@ from utils.commandline import Failure
 # Temporary files start with a dot and end so, hence no reader's pattern ever matches one.
 TEMPORARY_SUFFIX = ".partial"
 LOCK_NAME = ".lock"
+# Which stages worked on a folder, and how long. Apart from metrics and checkpoints, whose bytes
+# say nothing of when they were made.
+TIMES_NAME = "times.jsonl"
 
 
 @contextlib.contextmanager
@@ -77,6 +83,34 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
 
 
+@contextlib.contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Append to `folder`'s times when this script began and how long it worked; hold its lock.
+
+    Two records: {stage, begun, command}, then {stage, seconds, ended}, `ended` "done" or the name
+    of what stopped it. Where the second is missing, the script was killed.
+    """
+    stage = Path(sys.argv[0]).stem
+    begun = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    _append(folder / TIMES_NAME, {"stage": stage, "begun": begun, "command": command})
+    start, ended = time.monotonic(), "done"
+    try:
+        yield
+    except BaseException as error:
+        ended = type(error).__name__
+        raise
+    finally:
+        seconds = round(time.monotonic() - start, 3)
+        with contextlib.suppress(OSError):  # a full disk is for the stage to report
+            _append(folder / TIMES_NAME, {"stage": stage, "seconds": seconds, "ended": ended})
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of the file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -96,12 +130,11 @@ class Metrics:
 
     def append(self, **record: Any) -> None:
         """Append one record, which has a `step`."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        _append(self.path, record)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a metrics file; a line cut off by a kill is left out."""
+    """All whole records of a file of metrics or times; a line cut off by a kill is left out."""
     records = []
     if path.exists():
         for line in path.read_text().splitlines():
