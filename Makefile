@@ -7,9 +7,10 @@ QUICK = --preset quick --data-dir data/quick --run-dir runs/quick
 PRESET ?= laptop
 DATA_DIR ?= data
 RUN_DIR ?= runs/default
-FLAGS = --preset $(PRESET) --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
+FOLDERS = --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
+FLAGS = --preset $(PRESET) $(FOLDERS)
 
-.PHONY: help run test lint iterate benchmark-environment compare-environment clean
+.PHONY: help run test lint iterate report extras benchmark-environment compare-environment clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -40,6 +41,12 @@ iterate: $(VENV)/installed  ## one Sim2Real2Sim round with the agent of RUN_DIR
 	$(BIN)/python train_rnn.py $(FLAGS)
 	$(BIN)/python train_dream.py $(FLAGS)
 	$(BIN)/python test_agent.py $(FLAGS) --split validation --episodes 16
+
+report: $(VENV)/installed  ## one HTML page of the run in RUN_DIR, with everything in it
+	$(BIN)/python report.py $(FOLDERS)
+
+extras: $(VENV)/installed-test  ## what else tests and scripts can use: Minari, Stable-Baselines3, ...
+	$(BIN)/python -m pip install --quiet --requirement requirements-extras.txt
 
 test: $(VENV)/installed-test  ## the tests
 	$(BIN)/python -m pytest --quiet

@@ -27,8 +27,6 @@ CHART_STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
     "grid.color": GRID,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
     "svg.fonttype": "path",  # looks the same on every machine
     "svg.hashsalt": "report",  # same chart, same bytes
     "text.color": INK,
@@ -36,6 +34,7 @@ CHART_STYLE = {
     "ytick.color": MUTED,
 }
 CHART_SIZE = (4.2, 2.7)  # inches: legible on a phone, where a chart is as wide as the screen
+PIXELS_AN_INCH = 115  # of a chart at its largest
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2b33; --muted: #5b6b74; --line: #dfe5e8; --road: #f4f6f7;
@@ -64,12 +63,12 @@ section > p { margin: 4px 0 14px; max-width: 70ch; color: var(--muted); }
 .card b { display: block; font-size: 1.5rem; line-height: 1.25; }
 .card span { display: block; color: var(--muted); font-size: .88rem; }
 .charts { display: grid; gap: 14px; margin: 14px 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); }
 figure { margin: 0 0 14px; }
 figcaption { font-size: .88rem; color: var(--muted); }
-.charts figcaption { color: var(--ink); font-weight: 600; }
+.chart figcaption { color: var(--ink); font-weight: 600; }
 figure img, figure video { display: block; width: 100%; height: auto; border-radius: 6px; }
-.charts img { border-radius: 0; max-width: 480px; }
+.chart img { border-radius: 0; }
 .pixels { image-rendering: pixelated; }
 .strip { display: grid; grid-template-columns: 5.6em 1fr; column-gap: 8px; align-items: center;
   font-size: .85rem; color: var(--muted); max-width: 900px; }
@@ -82,7 +81,8 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 th, td { padding: 5px 14px 5px 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 th { color: var(--muted); font-weight: 600; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; }
+td.number, td:first-child { white-space: nowrap; }
 details { margin: 6px 0 14px; }
 summary { cursor: pointer; color: var(--accent); padding: 4px 0; }
 code { font: .85em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
@@ -91,7 +91,8 @@ code { font: .85em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
   @page { margin: 14mm; }
   body { font-size: 10.5pt; }
   header { background: none; color: var(--ink); padding: 0; } header p { color: var(--muted); }
-  nav, video, summary { display: none; }
+  nav, .film, summary { display: none; }
+  .scroll { overflow: visible; }
   section { padding-top: 12px; } .card { border: 1px solid var(--line); }
   figure, .card, tr, h2, h3 { break-inside: avoid; } h2, h3, section > p { break-after: avoid; }
   .charts { grid-template-columns: 1fr 1fr; }
@@ -115,7 +116,7 @@ def escape(value: Any) -> Raw:
 
 def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """A whole page: sections of (anchor, title, explanation, pieces), with a menu of them."""
-    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, *_ in sections)
+    links = "".join(f'<a href="#{anchor}">{anchor.capitalize()}</a>' for anchor, *_ in sections)
     body = "\n".join(
         f'<section id="{anchor}"><h2>{escape(name)}</h2>\n<p>{escape(text)}</p>\n'
         + "\n".join(pieces)
@@ -170,15 +171,15 @@ def _is_number(value: Any) -> bool:
 
 
 def show(value: Any) -> Any:
-    """A value as a reader wants it: 1,234 · 0.0012 · yes · –."""
+    """A value as a reader wants it: −1,234 · 0.0012 · yes · –."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    if isinstance(value, (int, float)):
+        whole = isinstance(value, int) or abs(value) >= 1e4
+        text = f"{value:,.0f}" if whole else f"{value:.4g}"
+        return text.replace("-", "−", 1) if value < 0 else text
     return value
 
 
@@ -209,9 +210,11 @@ def chart(title: str, figure: Figure, description: str) -> Raw:
     stream = io.BytesIO()
     with matplotlib.rc_context(CHART_STYLE):
         figure.savefig(stream, format="svg", metadata={"Date": None})
+    width = figure.get_figwidth() * PIXELS_AN_INCH
+    address = _data("image/svg+xml", stream.getvalue())
     return Raw(
-        f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<img alt="{escape(description)}" src="{_data("image/svg+xml", stream.getvalue())}">'
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
+        f'<img alt="{escape(description)}" src="{address}" style="max-width: {width:.0f}px">'
         "</figure>"
     )
 
@@ -224,6 +227,11 @@ def axes_of_chart() -> tuple[Figure, Axes]:
         axes.grid(axis="y")
         axes.set_axisbelow(True)
     return figure, axes
+
+
+def legend(axes: Axes) -> None:
+    """What the lines are, where they are not."""
+    axes.legend(fontsize=9, framealpha=0.85, edgecolor="none", handlelength=1.4)
 
 
 def charts(pieces: Sequence[Raw]) -> Raw:
@@ -264,7 +272,7 @@ def film(path: Path, caption: str) -> Raw:
     """An MP4, played inside the page."""
     address = _data("video/mp4", path.read_bytes())
     return Raw(
-        f'<figure><video controls muted loop playsinline preload="metadata" src="{address}">'
+        f'<figure class="film"><video controls muted loop playsinline preload="metadata" src="{address}">'
         f"</video><figcaption>{escape(caption)}</figcaption></figure>"
     )
 

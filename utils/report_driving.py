@@ -19,6 +19,7 @@ from utils.page import (
     duration,
     film,
     missing,
+    show,
     table,
 )
 from utils.report_models import Panels, dream_strips, metric_charts
@@ -42,20 +43,18 @@ def glance(run: RunRecord) -> Section:
     evaluation, steps = run.evaluation, sum(drive.entry.steps for drive in run.drives)
     shown = {}
     if evaluation:
-        low, high = evaluation["interval"]
+        low, high = (show(round(bound)) for bound in evaluation["interval"])
         tracks = f"{len(evaluation['scores'])} {evaluation['split'] or 'chosen'} tracks"
-        score = f"{evaluation['mean']:.0f} ± {evaluation['std']:.0f}"
-        shown["Real score"] = (score, f"{tracks}; the mean is within {low:.0f} … {high:.0f} (95%)")
+        note = f"mean ± deviation, {tracks}; the mean is within {low} … {high} (95%)"
+        shown["Real score"] = (mean_and_std(evaluation), note)
         if evaluation["yardstick"]:
             other = evaluation["yardstick"]
             driver = f"{other['driver'].capitalize()} driving"
-            shown[driver] = (f"{other['mean']:.0f} ± {other['std']:.0f}", "on the same tracks")
+            shown[driver] = (mean_and_std(other), "on the same tracks")
     if run.drives:
         minutes = f"{steps / FRAMES_PER_SECOND / 60:.0f} minutes at the wheel"
-        shown["Seen of the real track"] = (
-            f"{steps:,} steps",
-            f"{len(run.drives)} drives, {minutes}",
-        )
+        note = f"{len(run.drives)} drives, {minutes}"
+        shown["Seen of the real track"] = (f"{steps:,} steps", note)
     if "controller" in run.models:
         settings = run.models["controller"][0].settings
         generations = sum("best" in record for record in run.metrics("controller"))
@@ -66,11 +65,16 @@ def glance(run: RunRecord) -> Section:
     if seconds:
         shown["Computing time"] = (duration(seconds), "all stages together")
     text = (
-        "V turns each frame into 32 numbers, M learns to predict them and so can dream, and C is "
-        "evolved inside these dreams. Then it is put on the real track."
+        "V turns each frame into a few numbers, M learns to predict them and so can dream, and C "
+        "is evolved inside these dreams. Then it is put on the real track."
     )
     pieces = [cards(shown)] if shown else [missing("Nothing is there yet: run collect_data.py.")]
     return "glance", "At a glance", text, pieces
+
+
+def mean_and_std(summary: dict[str, Any]) -> str:
+    """The mean and standard deviation of scores, in points."""
+    return f"{show(round(summary['mean']))} ± {summary['std']:.0f}"
 
 
 def drive(run: RunRecord) -> Section:
@@ -99,9 +103,11 @@ def scores(run: RunRecord) -> Section:
     """Scores by track, charted and as a table."""
     text = (
         "The sum of rewards on each real track: −0.1 a step, and 1000 shared out among a track's "
-        "tiles; 900 is called solved. Nothing was chosen by these tracks."
+        "tiles; 900 is called solved."
     )
     evaluation = run.evaluation
+    if evaluation and evaluation["split"] == "test":
+        text += " These tracks served this report alone; no choice was made by them."
     if evaluation is None:
         return "scores", "Scores by track", text, [missing("No scores yet: run test_agent.py.")]
     other = evaluation["yardstick"]
@@ -111,12 +117,9 @@ def scores(run: RunRecord) -> Section:
     if other:
         head.append(f"{other['driver']} driving")
         columns.append(other["scores"])
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    listing = table(head, [[*row[:1], round(row[1], 1), *row[2:4],
-                            *(round(x, 1) for x in row[4:])] for row in rows])  # fmt: skip
-    return "scores", "Scores by track", text, [
-        score_chart(evaluation), details(f"All {len(rows)} tracks", listing)
-    ]  # fmt: skip
+    rows = list(zip(*columns, strict=True))
+    listing = details(f"All {len(rows)} tracks", table(head, rows))
+    return "scores", "Scores by track", text, [score_chart(evaluation), listing]
 
 
 def score_chart(evaluation: dict[str, Any]) -> Raw:
@@ -125,7 +128,7 @@ def score_chart(evaluation: dict[str, Any]) -> Raw:
     values, other = np.array(evaluation["scores"]), evaluation["yardstick"]
     order = np.argsort(values)
     rows = np.arange(len(values))
-    figure.set_size_inches(6.4, float(np.clip(0.9 + 0.24 * len(values), 2.2, 7)))
+    figure.set_size_inches(4.8, float(np.clip(0.9 + 0.24 * len(values), 2.2, 7)))
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x")
     axes.axvspan(*evaluation["interval"], color=GRID, lw=0)

@@ -16,6 +16,7 @@ from utils.page import (
     chart,
     charts,
     heading,
+    legend,
     missing,
     show,
     strips,
@@ -62,7 +63,7 @@ def dreams(run: RunRecord) -> Section:
             chosen = [drive for drive in held_out if drive.entry.mode == mode][:1]
             for drive in chosen:
                 episode = read_episode(drive.entry.path)
-                caption = f"A {mode} drive, track {episode.seed}"
+                caption = f"{mode.capitalize()} driving, track {episode.seed}"
                 pieces.append(dream_strips(run, episode, caption))
         if not pieces:
             pieces.append(missing(f"No held-out episodes in {run.data_dir}: name --data-dir."))
@@ -132,7 +133,7 @@ def metric_charts(run: RunRecord, part: str, panels: Panels, xlabel: str) -> Raw
         if axes.lines:
             axes.set(xlabel=xlabel)
             if len(lines) > 1:
-                axes.legend()
+                legend(axes)
             words = ", ".join(f"{line.get_label()} ends at {show(float(line.get_ydata()[-1]))}"
                               for line in axes.lines)  # fmt: skip
             pieces.append(chart(title, figure, f"{title}: {words}"))
@@ -141,7 +142,7 @@ def metric_charts(run: RunRecord, part: str, panels: Panels, xlabel: str) -> Raw
 
 def vision(run: RunRecord) -> Section:
     """V's training, and what it keeps of a frame."""
-    text = "V keeps 32 numbers of a frame. Drawn again from these, it should show the same road."
+    text = "V keeps a few numbers of a frame. Drawn again from these, it should show the same road."
     pieces: list[Raw] = []
     held_out = [drive.entry for drive in run.drives if drive.entry.held_out]
     if "vae" in run.models and held_out:

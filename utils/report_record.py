@@ -57,11 +57,15 @@ def data(run: RunRecord) -> Section:
     if len(rows) > 1:
         rows.append(_row("all", run.drives))
     pieces = [table(head, rows), _freshness(run), _score_chart(by_mode)]
-    for mode, drives in by_mode.items():
-        episode = read_episode(drives[len(drives) // 2].entry.path)
-        moments = np.linspace(0, len(episode.actions), SHOWN_FRAMES + 1).astype(int)[1:]
-        pieces.append(strips({mode: episode.frames[moments]}, [], f"Track {episode.seed}"))
+    rows_of_frames = {mode: _frames_of(drives) for mode, drives in by_mode.items()}
+    pieces.append(strips(rows_of_frames, [], "Moments of one drive of each mode"))
     return "data", "Data", text, pieces
+
+
+def _frames_of(drives: list[Drive]) -> np.ndarray:
+    episode = read_episode(drives[len(drives) // 2].entry.path)
+    moments = np.linspace(0, len(episode.actions), SHOWN_FRAMES + 1).astype(int)[1:]
+    return episode.frames[moments]
 
 
 def _row(name: str, drives: list[Drive]) -> list[Any]:
@@ -87,7 +91,7 @@ def _freshness(run: RunRecord) -> Raw:
 
 def _score_chart(by_mode: dict[str, list[Drive]]) -> Raw:
     figure, axes = axes_of_chart()
-    figure.set_size_inches(6.4, 0.8 + 0.42 * len(by_mode))
+    figure.set_size_inches(4.8, 0.8 + 0.42 * len(by_mode))
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x")
     for row, drives in enumerate(by_mode.values()):
@@ -134,9 +138,9 @@ def costs(run: RunRecord) -> Section:
         rows.append([f"{stage}.py", purpose, megabytes(size), *_time_cells(time)])
     rows.append(["all", "", megabytes(total[0]), duration(total[1]) if times else None, None])
     pieces = [table(["stage", "what it does", "size on disk", "time", "runs"], rows)]
-    commands = [[Raw(f"<code>{escape(time.last_command)}</code>")] for time in times.values()]
+    commands = [Raw(f"<p><code>{escape(time.last_command)}</code></p>") for time in times.values()]
     if commands:
-        pieces.append(details("The last command of each stage", table(["command"], commands)))
+        pieces.append(details("The last command of each stage", *commands))
     else:
         pieces.append(missing("No stage has noted its times: the run is older than that record."))
     return "costs", "Sizes and times", text, pieces
@@ -146,7 +150,7 @@ def _time_cells(time: StageTime | None) -> list[Any]:
     if time is None:
         return [None, None]
     runs = f"{time.runs} + {time.killed} killed" if time.killed else time.runs
-    return [duration(time.seconds), runs]
+    return [duration(time.seconds) if time.runs else None, runs]
 
 
 def megabytes(size: int) -> str:
