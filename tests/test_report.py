@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -201,6 +202,10 @@ def test_times_tell_what_was_done_stopped_and_killed(
 
 
 def test_make_report_runs_the_script() -> None:
-    lines = (ROOT / "Makefile").read_text().splitlines()
-    (start,) = (i for i, line in enumerate(lines) if line.startswith("report:"))
-    assert lines[start + 1].strip() == "$(BIN)/python report.py $(FOLDERS)"
+    shown = subprocess.run(
+        ["make", "-n", "report", "RUN_DIR=a", "DATA_DIR=b"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "report.py --data-dir b --run-dir a\n" in shown.stdout

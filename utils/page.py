@@ -272,8 +272,9 @@ def film(path: Path, caption: str) -> Raw:
     """An MP4, played inside the page."""
     address = _data("video/mp4", path.read_bytes())
     return Raw(
-        f'<figure class="film"><video controls muted loop playsinline preload="metadata" src="{address}">'
-        f"</video><figcaption>{escape(caption)}</figcaption></figure>"
+        '<figure class="film"><video controls muted loop playsinline preload="metadata" '
+        f'src="{address}"></video>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
