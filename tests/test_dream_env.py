@@ -174,7 +174,7 @@ def test_pixels_are_what_v_draws_of_z(run_dir: Path) -> None:
     frames, _ = envs.reset(seed=5)
     vae = random_model(lambda: ConvVAE(LATENT, key=jax.random.key(0)), seed=3)
     latents, _ = gymnasium.make_vec(DREAM, 2, **arguments).reset(seed=5)
-    expected = 255 * np.asarray(jax.vmap(vae.decode)(latents[:, :LATENT]))
+    expected = 255 * np.asarray(jax.jit(jax.vmap(vae.decode))(latents[:, :LATENT]))
     np.testing.assert_allclose(frames, expected, atol=0.51)
     np.testing.assert_array_equal(np.stack(envs.render()), frames)
 
@@ -193,7 +193,7 @@ def test_what_befalls_is_on_average_what_evolution_counts() -> None:
 def test_shares_are_the_chances_of_the_groups() -> None:
     bank = jax.tree.map(jnp.asarray, bank_of({"resets": 3, "on_policy": 2, "others": 4}))
     keys = jax.random.split(jax.random.key(0), 4000)
-    starts = jax.vmap(bank.draw_one, (0, None, None))(keys, 0.2, 0.75)
+    starts = jax.jit(jax.vmap(bank.draw_one, (0, None, None)))(keys, 0.2, 0.75)
     drawn = np.asarray(starts.z)
     found = [np.isin(drawn[:, 0], np.asarray(group.z)[:, 0]).mean() for group in bank]
     np.testing.assert_allclose(found, [0.2, 0.6, 0.2], atol=0.03)
