@@ -124,7 +124,7 @@ def main(settings: Settings) -> None:
     episodes = settings.episodes if settings.mode else ask_episodes(settings.episodes)
     agent = find_agent(settings.run_dir, f"mode {mode}") if mode in AGENT_MODES else None
     folder = settings.data_dir / "rollouts" / mode
-    with locked(settings.data_dir), timed(settings.data_dir):
+    with locked(settings.data_dir), timed(settings.data_dir, "collect_data"):
         identity = identity_of(mode, settings, agent)
         tracks = missing_tracks(folder, identity, episodes)
         print(f"{folder}: {episodes - len(tracks)} of {episodes} episodes are there")

@@ -86,7 +86,7 @@ def main(settings: Settings) -> None:
     print(describe_device())
     header, vae = load_vae(settings.run_dir / "vae.eqx")
     vae_sha256 = sha256_of(settings.run_dir / "vae.eqx")
-    with locked(settings.data_dir), timed(settings.data_dir):
+    with locked(settings.data_dir), timed(settings.data_dir, "process_data"):
         episodes = scan(settings.data_dir / "rollouts", EPISODE_ARRAYS)
         latents = {
             entry.path: entry

@@ -96,7 +96,7 @@ def main(settings: Settings) -> None:
     output = settings.output_dir or settings.run_dir
     files = find_agent(settings.run_dir, "test_agent.py")
     agent = Agent.load(files)
-    with locked(output), timed(output):
+    with locked(output), timed(output, "test_agent"):
         evaluation = evaluate(settings, files, output)
         write_json(output / "evaluation.json", evaluation)
         for track in evaluation["tracks"][: settings.videos]:

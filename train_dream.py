@@ -167,7 +167,7 @@ def draw(settings: Settings) -> None:
 def main(settings: Settings) -> None:
     """Evolve, or say that there is nothing to do."""
     print(describe_device())
-    with locked(settings.run_dir), timed(settings.run_dir):
+    with locked(settings.run_dir), timed(settings.run_dir, "train_dream"):
         train(settings)
 
 

@@ -165,7 +165,7 @@ def draw(settings: Settings) -> None:
 def main(settings: Settings) -> None:
     """Train, or say that there is nothing to do."""
     print(describe_device())
-    with locked(settings.run_dir), timed(settings.run_dir):
+    with locked(settings.run_dir), timed(settings.run_dir, "train_rnn"):
         train(settings)
 
 

@@ -38,6 +38,7 @@ FLAGS: dict[str, list[str]] = {
     "test_agent.py": ["--workers", "2"],
     "report.py": [],
     "export_minari.py": [],
+    "iterate.py": ["--workers", "2"],
 }
 COLLECTED = {"recovery": 3, "random": 2}
 

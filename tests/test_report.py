@@ -184,9 +184,9 @@ def test_times_tell_what_was_done_stopped_and_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["/some/where/train_rnn.py", "--steps", "3"])
-    with locked(tmp_path), timed(tmp_path):
+    with locked(tmp_path), timed(tmp_path, "train_rnn"):
         pass
-    with pytest.raises(KeyboardInterrupt), timed(tmp_path):
+    with pytest.raises(KeyboardInterrupt), timed(tmp_path, "train_rnn"):
         raise KeyboardInterrupt
     first, second, _, fourth = records = read_metrics(tmp_path / TIMES_NAME)
     assert first["command"] == ["train_rnn.py", "--steps", "3"]

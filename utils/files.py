@@ -84,13 +84,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def timed(folder: Path) -> Iterator[None]:
-    """Append to `folder`'s times when this script began and how long it worked; hold its lock.
+def timed(folder: Path, stage: str) -> Iterator[None]:
+    """Append to `folder`'s times when a stage began and how long it worked; hold its lock.
 
     Two records: {stage, begun, command}, then {stage, seconds, ended}, `ended` "done" or the name
-    of what stopped it. Where the second is missing, the script was killed.
+    of what stopped it. Where the second is missing, the stage was killed.
     """
-    stage = Path(sys.argv[0]).stem
     begun = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     _append(folder / TIMES_NAME, {"stage": stage, "begun": begun, "command": command})

@@ -18,6 +18,7 @@ from utils.page import (
     details,
     duration,
     film,
+    heading,
     missing,
     show,
     table,
@@ -35,6 +36,9 @@ CONTROLLER_PANELS: Panels = {
     },
     "Score on real validation tracks": {"real": "saved controller"},
     "Mutation strength": {"sigma": "sigma"},
+}
+ROUND_PANELS: Panels = {
+    "Score on other validation tracks": {"mean": "mean", "low": "95%, low", "high": "95%, high"},
 }
 
 
@@ -155,4 +159,7 @@ def evolution(run: RunRecord) -> Section:
     )
     found = metric_charts(run, "controller", CONTROLLER_PANELS, "generation")
     pieces = [found] if found else [missing("No search yet: run train_dream.py.")]
+    rounds = metric_charts(run, "rounds", ROUND_PANELS, "round of Sim2Real2Sim")
+    if rounds:
+        pieces += [heading("Rounds of learning from its own drives"), rounds]
     return "evolution", "Evolution in the dream", text, pieces

@@ -68,12 +68,10 @@ class RunRecord:
         return read_metrics(self.folder / f"{part}.metrics.jsonl")
 
     def stage_times(self) -> dict[str, StageTime]:
-        """The times of every stage that worked on one of the two folders."""
-        times: dict[str, StageTime] = {}
-        for folder in (self.data_dir, self.folder):
-            for stage, found in _stage_times(read_metrics(folder / TIMES_NAME)).items():
-                times[stage] = found
-        return times
+        """The times of every stage that worked on these folders, rounds of iterate.py included."""
+        folders = (self.data_dir, self.folder, *sorted(self.folder.glob("rounds/*")))
+        records = [record for folder in folders for record in read_metrics(folder / TIMES_NAME)]
+        return _stage_times(records)
 
 
 def _drive_of(entry: Entry) -> Drive:
