@@ -34,7 +34,7 @@ CHART_STYLE = {
     "ytick.color": MUTED,
 }
 CHART_SIZE = (4.2, 2.7)  # inches: legible on a phone, where a chart is as wide as the screen
-PIXELS_AN_INCH = 115  # of a chart at its largest
+PIXELS_AN_INCH = 84  # of a chart at its largest: text as large as beside it
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2b33; --muted: #5b6b74; --line: #dfe5e8; --road: #f4f6f7;
@@ -94,7 +94,7 @@ code { font: .85em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
   nav, .film, summary { display: none; }
   .scroll { overflow: visible; }
   section { padding-top: 12px; } .card { border: 1px solid var(--line); }
-  figure, .card, tr, h2, h3 { break-inside: avoid; } h2, h3, section > p { break-after: avoid; }
+  figure, .card, tr, h2, h3, section > p { break-inside: avoid; } h2, h3, section > p { break-after: avoid; }
   .charts { grid-template-columns: 1fr 1fr; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }
