@@ -94,7 +94,8 @@ code { font: .85em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
   nav, .film, summary { display: none; }
   .scroll { overflow: visible; }
   section { padding-top: 12px; } .card { border: 1px solid var(--line); }
-  figure, .card, tr, h2, h3, section > p { break-inside: avoid; } h2, h3, section > p { break-after: avoid; }
+  figure, .card, tr, h2, h3, section > p { break-inside: avoid; }
+  h2, h3, section > p { break-after: avoid; }
   .charts { grid-template-columns: 1fr 1fr; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }
