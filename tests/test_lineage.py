@@ -177,6 +177,9 @@ def test_diverged_weights_stop_and_name_the_good_state(tmp_path: Path) -> None:
     good, state = Controller(4), tmp_path / "state.eqx"
     stop_if_diverged(good, 7, state)
     bad = eqx.tree_at(lambda c: c.bias, good, jnp.array([0.0, jnp.nan, 0.0]))
+    with pytest.raises(Failure, match=r"step 7; no state was saved.*--learning-rate"):
+        stop_if_diverged(bad, 7, state)
+    state.write_bytes(b"")
     with pytest.raises(Failure, match=f"step 7.*{state}"):
         stop_if_diverged(bad, 7, state)
 
