@@ -1,13 +1,9 @@
 """Run the suite; write docs/reliability.json and docs/reliability.md from what it found."""
 
 import argparse
-import datetime
 import os
 import platform
 import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +39,7 @@ def main() -> None:
 
 def about(seed: int) -> dict[str, object]:
     """What a report says of its run."""
+
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip() or "unknown"

@@ -21,7 +21,7 @@ from faults.stages import (
 )
 from faults.trials import NotTried, Suite, Trial
 
-RANDOM_KILLS = 18  # of each stage
+RANDOM_KILLS = 16  # of each stage
 ROUNDS = 8  # in each, every stage is killed once
 
 

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import importlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -25,7 +24,7 @@ import jax.numpy
 import numpy as np
 import tqdm
 
-from faults.trials import NotTried, Suite
+from faults.trials import FORK, NotTried, Suite
 from utils import commandline
 
 ROOT = Path(__file__).parents[1]
@@ -40,12 +39,12 @@ SCRIPTS = {
 }
 FLAGS = {
     "collect": "--mode recovery --episodes 3 --max-steps 30 --workers 1",
-    "see": "--steps 6 --continue-steps 4 --batch 4 --evaluate-every 3 --save-seconds 0",
+    "see": "--steps 4 --continue-steps 4 --batch 4 --evaluate-every 2 --save-seconds 0",
     "encode": "--batch 16",
-    "predict": "--steps 8 --continue-steps 4 --lanes 2 --window 8 --evaluate-every 4 "
+    "predict": "--steps 6 --continue-steps 4 --lanes 2 --window 8 --evaluate-every 3 "
     "--save-seconds 0",
     "dream": "--generations 4 --continue-generations 2 --candidates 4 --dreams 2 --horizon 5 "
-    "--validate-every 2 --validation-tracks 1 --workers 1 --save-every 1",
+    "--validate-every 4 --validation-tracks 1 --workers 1 --save-every 1",
     "drive": "--episodes 2 --workers 1",
 }
 # A Sim2Real2Sim round on top of a finished run.
@@ -56,6 +55,12 @@ ROUND = {
     "dream": FLAGS["dream"],
     "drive": "--split validation --episodes 2 --workers 1",
 }
+# The stages that learn, each with a file whose absence gives it less to learn from.
+ABSENT = {
+    "see": "data/rollouts/recovery/20000002.npz",
+    "predict": "data/latents/recovery/20000002.npz",
+    "dream": "data/latents/recovery/20000002.npz",
+}
 # Constants of modules that only make things large.
 TINY = {
     "run_vae_training": {"HELD_OUT_FRAMES": 8, "SHOWN_FRAMES": 4},
@@ -63,7 +68,6 @@ TINY = {
     "test_agent": {"MAX_STEPS": 30},
     "utils.dream_starts": {"MOMENTS": 4},
 }
-FORK = multiprocessing.get_context("fork")
 Files = dict[str, str]  # sha256 of every file of a folder, by its path in there
 
 
@@ -300,7 +304,8 @@ class Reference:
     after: Files
     renames: int  # by the script itself
     worker_renames: int
-    writes: int
+    writes: list[str]  # the files that the script itself opened to fill, in order
+    sizes: dict[str, int]  # bytes of the files that it made
     cpu: float
     seconds: float
 
@@ -311,11 +316,11 @@ def reference(suite: Suite, stage: str, chain: str = "run") -> Reference:
 
 
 def prepare(suite: Suite, folder: Path, files: Files, chain: str = "run") -> None:
-    """Put files of the reference's chain into a folder. Scripts replace files, so links do."""
-    for name in files:
+    """Put files of a chain of references into a folder."""
+    for name, sha256 in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(suite.work / chain / "store" / files[name], target)
+        shutil.copy2(suite.work / chain / "store" / sha256, target)
 
 
 @contextlib.contextmanager
@@ -327,46 +332,64 @@ def workspace(suite: Suite, stage: str, chain: str = "run") -> Iterator[Path]:
 
 
 def make_references(suite: Suite, rng: np.random.Generator, chain: str) -> None:
-    """Run a chain of stages uninterrupted and keep every file that they made, by its sha256."""
-    from faults import inject
+    """Run a chain of stages uninterrupted and keep every file that they made, by its sha256.
 
-    if (suite.work / chain / "references.json").exists():
-        return
+    "run" is all six stages; "other" the same with another seed; "round" a Sim2Real2Sim round on
+    top of "run"; "absent" the stages of "run" that learn, each with one of its files removed.
+    Each stage is run twice: what everything is compared with must be reproducible itself, and
+    the second run, with all compiled, says how long it takes.
+    """
     store = suite.work / chain / "store"
-    shutil.rmtree(store, ignore_errors=True)
+    shutil.rmtree(store.parent, ignore_errors=True)
     store.mkdir(parents=True)
     references: dict[str, dict[str, Any]] = {}
     with scratch(suite) as folder:
+        extra = ("--seed", "1") if chain == "other" else ()
         if chain == "round":
             prepare(suite, folder, reference(suite, "drive").after)
-            flags, extra = ROUND, ()
-        else:
-            flags, extra = FLAGS, ("--seed", "1") if chain == "other" else ()
-            for mode in ("random",):  # besides the reference's own: two modes are mixed
-                finish("collect", folder, "--mode", mode, "--episodes", "2", *extra).succeeded()
-        _keep(folder, store)
-        for stage in flags:
-            finish_once = 0.0
-            before, begun = files_in(folder), time.monotonic()
-            counting = inject.counting(folder.parent / "counts")
-            running = start(stage, folder, *extra, base=flags, inject=counting)
-            while running.process.is_alive():
-                finish_once = max(finish_once, running.cpu_seconds())
-                time.sleep(0.01)
-            running.wait().succeeded()
-            counts = [line.split()[0] for line in open(folder.parent / "counts")]
-            (folder.parent / "counts").unlink()
+        elif chain in ("run", "other"):
+            mode = ("--mode", "random", "--episodes", "2")
+            finish("collect", folder, *mode, *extra).succeeded()
+        for stage in {"round": ROUND, "absent": ABSENT}.get(chain, FLAGS):
+            if chain == "absent":
+                shutil.rmtree(folder)
+                prepare(suite, folder, reference(suite, stage).before)
+                (folder / ABSENT[stage]).unlink()
             _keep(folder, store)
-            references[stage] = {
-                "before": before,
-                "after": files_in(folder),
-                "renames": counts.count("rename"),
-                "worker_renames": counts.count("worker"),
-                "writes": counts.count("write"),
-                "cpu": finish_once,
-                "seconds": time.monotonic() - begun,
-            }
+            before = files_in(folder)
+            base = ROUND if chain == "round" else FLAGS
+            finish(stage, folder, *extra, base=base).succeeded()
+            _keep(folder, store)
+            with scratch(suite) as again:
+                prepare(suite, again, before, chain)
+                measured = _measure(stage, again, extra, base)
+                assert_same(files_in(again), files_in(folder))
+            after = files_in(folder)
+            sizes = {n: (folder / n).stat().st_size for n in after if before.get(n) != after[n]}
+            references[stage] = {"before": before, "after": after, "sizes": sizes, **measured}
     (suite.work / chain / "references.json").write_text(json.dumps(references))
+
+
+def _measure(
+    stage: str, folder: Path, extra: tuple[str, ...], base: Mapping[str, str]
+) -> dict[str, Any]:
+    """Renames, writes and processor time of a stage."""
+    from faults import inject
+
+    counts, begun, cpu = folder.parent / "counts", time.monotonic(), 0.0
+    running = start(stage, folder, *extra, base=base, inject=inject.counting(counts))
+    while running.process.is_alive():
+        cpu = max(cpu, running.cpu_seconds())
+        time.sleep(0.01)
+    running.wait().succeeded()
+    lines = counts.read_text().splitlines() if counts.exists() else []
+    return {
+        "renames": lines.count("rename"),
+        "worker_renames": lines.count("worker"),
+        "writes": [line.split(" ", 1)[1] for line in lines if line.startswith("write ")],
+        "cpu": cpu,
+        "seconds": time.monotonic() - begun,
+    }
 
 
 def _keep(folder: Path, store: Path) -> None:

@@ -1,6 +1,7 @@
 """All trials, in one order, and what becomes of their results."""
 
 import argparse
+import datetime
 import os
 import shutil
 import sys
@@ -10,18 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from faults import kills
-from faults.stages import import_scripts, make_references
+from faults import damage, fuzz, kills, numbers, paths, report, resources, staleness
+from faults.stages import ROOT, import_scripts, make_references
 from faults.trials import Ledger, Suite, Trial, run_all
 
-PARTS = [kills]
-CHAINS = ("run", "other", "round")
+PARTS = [kills, resources, damage, staleness, numbers, paths, fuzz]
+CHAINS = ("run", "other", "round", "absent")
 
 
 def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> None:
     """Make the references, run the trials and, if all were asked for, write the report."""
     begun = time.monotonic()
     sys.stdout.reconfigure(line_buffering=True)
+    os.environ["FAULTS_FUZZ_SECONDS"] = str(arguments.fuzz_seconds)
     import_scripts()
     # Files of a trial are forced to disk by the hundred: memory is a quicker disk.
     memory = Path("/dev/shm")
@@ -45,9 +47,15 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
             return
         ledger = Ledger(work / "results.jsonl", about)
         run_all(suite, trials, ledger, arguments.lanes, deadline)
-        broken = [r for r in ledger.records.values() if r["survived"] is False]
-        print(f"{len(ledger.records)} of {len(trials)} in {(time.monotonic() - begun) / 60:.1f} min")
-        sys.exit(1 if broken else 0)
+        records = [ledger.records[t.key] for t in trials if t.key in ledger.records]
+        # A run that was stopped and gone on with took as long as all its trials did.
+        minutes = sum(record["seconds"] for record in records) / 60 / arguments.lanes
+        date = datetime.date.today().isoformat()
+        summary = report.summarise(records, about, date, minutes)
+        print(f"{len(records)} of {len(trials)} run; {summary['survived']} of {summary['trials']}")
+        if not arguments.only and len(records) == len(trials):
+            report.write(summary, ROOT / "docs")
+        sys.exit(1 if summary["broken"] or len(records) < len(trials) else 0)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

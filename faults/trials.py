@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 STAGES = ("collect", "see", "encode", "predict", "dream", "drive", "round", "loader")
+FORK = multiprocessing.get_context("fork")
 ATTEMPTS = 5  # of a trial whose fault came too late to strike
 
 
@@ -49,11 +50,14 @@ class Trial:
         """Its name in the ledger."""
         return f"{self.fault} | {self.stage} | {self.name}"
 
+    def record(self) -> dict[str, Any]:
+        """What the ledger has of a trial that was not run yet."""
+        about = {"key": self.key, "fault": self.fault, "stage": self.stage, "trials": 1}
+        return {**about, "survived": None, "problem": None}
+
     def run(self, suite: Suite) -> dict[str, Any]:
         """The ledger's record of this trial."""
-        begun = time.monotonic()
-        record = {"key": self.key, "fault": self.fault, "stage": self.stage, "trials": 1}
-        record |= {"survived": None, "problem": None}
+        begun, record = time.monotonic(), self.record()
         for number in range(ATTEMPTS):
             rng = np.random.default_rng([suite.seed, zlib.crc32(self.key.encode()), number])
             try:
@@ -100,12 +104,11 @@ def run_all(
 ) -> None:
     """Run what the ledger lacks, `lanes` at a time; print each as it ends."""
     todo = [trial for trial in trials if trial.key not in ledger.records]
-    context = multiprocessing.get_context("fork")
-    cores = context.SimpleQueue()
+    cores = FORK.SimpleQueue()
     allowed = sorted(os.sched_getaffinity(0))
     for lane in range(lanes):
         cores.put(allowed[lane % len(allowed)])
-    with ProcessPoolExecutor(lanes, context, _take_a_core, (cores,)) as pool:
+    with ProcessPoolExecutor(lanes, FORK, _take_a_core, (cores,)) as pool:
         futures = [pool.submit(_run_in_time, trial, suite, deadline) for trial in todo]
         for done, future in enumerate(as_completed(futures), 1):
             record = future.result()
@@ -118,4 +121,18 @@ def run_all(
 
 
 def _run_in_time(trial: Trial, suite: Suite, deadline: float) -> dict[str, Any] | None:
-    return trial.run(suite) if time.monotonic() < deadline else None
+    """Run a trial in a process of its own: what it does to JAX or its environment ends with it."""
+    if time.monotonic() > deadline:
+        return None
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=lambda: sender.send(trial.run(suite)))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        problem = f"the trial's own process ended with {process.exitcode}"
+        return trial.record() | {"survived": False, "problem": problem, "seconds": 0.0}
+    finally:
+        process.join()

@@ -22,10 +22,11 @@ from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
 from utils.commandline import CommonSettings, Failure
-from utils.files import READ_ERRORS, open_to_read, sha256_of, write_atomically
+from utils.files import READ_ERRORS, open_to_read, sha256_of, sha256_of_rest, write_atomically
 
 FORMAT = "world-model-checkpoint 1"
 MAX_HEADER_BYTES = 1_000_000
+CHANGED = "is damaged: its sha256 is not the one in its header"
 
 TreeT = TypeVar("TreeT")
 
@@ -56,9 +57,12 @@ def save(path: Path, header: Header, tree: Any) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a checkpoint; Failure if `path` is none or is missing."""
+    """The header of a checkpoint whose bytes are whole; Failure if `path` is none or is missing."""
     with _opened(path) as file:
-        return _parse(path, file.readline(MAX_HEADER_BYTES))[0]
+        header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
+        if sha256_of_rest(file) != sha256:
+            raise Failure(f"{path} {CHANGED}")
+        return header
 
 
 def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Header, TreeT]:
@@ -76,7 +80,7 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
             size = min(_bytes_on_file(shapes), os.fstat(file.fileno()).st_size)
             leaves = file.read(size + 1)
             if hashlib.sha256(leaves).hexdigest() != sha256:
-                raise Failure(f"{path} is damaged: its sha256 is not the one in its header")
+                raise Failure(f"{path} {CHANGED}")
             stream = io.BytesIO(leaves)
             tree = eqx.tree_deserialise_leaves(stream, shapes)
             if stream.read(1):

@@ -134,10 +134,15 @@ def open_to_read(path: Path) -> BinaryIO:
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of the file's bytes."""
-    digest = hashlib.sha256()
     with open_to_read(path) as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
+        return sha256_of_rest(file)
+
+
+def sha256_of_rest(file: BinaryIO) -> str:
+    """Hex sha256 of the bytes from where the file is read to its end."""
+    digest = hashlib.sha256()
+    while part := file.read(1 << 20):
+        digest.update(part)
     return digest.hexdigest()
 
 
