@@ -13,6 +13,7 @@ def main() -> None:
     """Parse, prepare the environment, then import and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="trials whose key contains this; no report")
+    parser.add_argument("--quick", action="store_true", help="the share that make test runs")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice")
     parser.add_argument("--lanes", type=int, default=2, help="trials at a time, one core each")
     parser.add_argument("--minutes", type=float, default=40.0, help="no trial begins after these")
@@ -44,8 +45,9 @@ def about(seed: int) -> dict[str, object]:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip() or "unknown"
 
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line),
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
         platform.processor(),
     )
     return {

@@ -11,11 +11,11 @@ from faults import inject
 from faults.stages import (
     FLAGS,
     ROUND,
-    SCRIPTS,
     assert_same,
     files_in,
     finish,
     reference,
+    referenced,
     start,
     workspace,
 )
@@ -27,7 +27,7 @@ ROUNDS = 8  # in each, every stage is killed once
 
 def trials(suite: Suite) -> Iterator[Trial]:
     """All kills."""
-    for stage in SCRIPTS:
+    for stage in referenced(suite):
         done = reference(suite, stage)
         for who, count in (("script", done.renames), ("worker", done.worker_renames)):
             for number in range(1, count + 1):

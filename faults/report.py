@@ -33,7 +33,7 @@ NOTES = """
 A process counts as killed at work only if the signal ended it; at random means after a random
 share of its processor time. In `loaders` a trial is one file read: the corpus, every length, bits
 of every region, hypothesis, and atheris, which is guided by the loaders' own branches. Sizes are
-tiny (a stage takes seconds), the code is the one that users run, and the environment is the real one.
+tiny (a stage takes seconds); the code is the one that users run, the environment the real one.
 """
 
 

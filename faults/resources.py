@@ -12,12 +12,12 @@ import numpy as np
 
 from faults import inject
 from faults.stages import (
-    SCRIPTS,
     assert_same,
     files_in,
     finish,
     prepare,
     reference,
+    referenced,
     scratch,
     start,
     workspace,
@@ -41,10 +41,12 @@ SAVE_NEVER = {
 
 def trials(suite: Suite) -> Iterator[Trial]:
     """Every resource, at every stage that uses it."""
-    for stage in SCRIPTS:
+    for stage in referenced(suite):
         done = reference(suite, stage)
-        for number in range(len(done.writes)):
-            yield Trial("disk full: /dev/full", stage, f"write {number + 1}", full, (stage, number))
+        for number, name in enumerate(done.writes):
+            if number > 0 or "metrics" not in name:  # a training begins with no metrics: no bytes
+                title, how = f"write {number + 1}", (stage, number)
+                yield Trial("disk full: /dev/full", stage, title, full, how)
         for size in too_small(done):
             yield Trial("disk full: RLIMIT_FSIZE", stage, f"{size} bytes", limited, (stage, size))
         yield Trial("disk full: file system", stage, "no byte left", no_space, (stage,))

@@ -61,6 +61,12 @@ ABSENT = {
     "predict": "data/latents/recovery/20000002.npz",
     "dream": "data/latents/recovery/20000002.npz",
 }
+CHAINS = {
+    "run": tuple(FLAGS),
+    "other": tuple(FLAGS),
+    "round": tuple(ROUND),
+    "absent": tuple(ABSENT),
+}
 # Constants of modules that only make things large.
 TINY = {
     "run_vae_training": {"HELD_OUT_FRAMES": 8, "SHOWN_FRAMES": 4},
@@ -225,7 +231,7 @@ def _child(
     for number, target in ((0, os.devnull), (1, said["out"]), (2, said["err"])):
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT
         os.dup2(os.open(target, flags), number)
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     os.chdir(folder)
     script = importlib.import_module(SCRIPTS[stage])
     sys.modules["__main__"] = script  # its workers import it, as they do when a shell runs it
@@ -315,6 +321,11 @@ def reference(suite: Suite, stage: str, chain: str = "run") -> Reference:
     return Reference(**json.loads((suite.work / chain / "references.json").read_text())[stage])
 
 
+def referenced(suite: Suite) -> list[str]:
+    """The stages that there are uninterrupted runs of: all six, but for the quick share."""
+    return list(json.loads((suite.work / "run" / "references.json").read_text()))
+
+
 def prepare(suite: Suite, folder: Path, files: Files, chain: str = "run") -> None:
     """Put files of a chain of references into a folder."""
     for name, sha256 in files.items():
@@ -331,7 +342,9 @@ def workspace(suite: Suite, stage: str, chain: str = "run") -> Iterator[Path]:
         yield folder
 
 
-def make_references(suite: Suite, rng: np.random.Generator, chain: str) -> None:
+def make_references(
+    suite: Suite, rng: np.random.Generator, chain: str, stages: tuple[str, ...]
+) -> None:
     """Run a chain of stages uninterrupted and keep every file that they made, by its sha256.
 
     "run" is all six stages; "other" the same with another seed; "round" a Sim2Real2Sim round on
@@ -350,7 +363,7 @@ def make_references(suite: Suite, rng: np.random.Generator, chain: str) -> None:
         elif chain in ("run", "other"):
             mode = ("--mode", "random", "--episodes", "2")
             finish("collect", folder, *mode, *extra).succeeded()
-        for stage in {"round": ROUND, "absent": ABSENT}.get(chain, FLAGS):
+        for stage in stages:
             if chain == "absent":
                 shutil.rmtree(folder)
                 prepare(suite, folder, reference(suite, stage).before)

@@ -1,5 +1,6 @@
 """What no longer fits together: refused, redone or continued, and never silently used."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from faults.stages import (
     prepare,
     reference,
     scratch,
+    start,
+    workspace,
 )
 from faults.trials import Suite, Trial
 from utils.checkpoints import read_header
@@ -27,6 +30,8 @@ def trials(suite: Suite) -> Iterator[Trial]:
     fault = "stale: V under latents"
     for stage in ("predict", "dream", "encode"):
         yield Trial(fault, stage, "another V", vae_swapped, (stage,))
+    for stage in ("predict", "dream"):
+        yield Trial(fault, stage, "in the midst of it", encoded_meanwhile, (stage,))
     for stage in ("dream", "drive", "collect"):
         yield Trial("stale: M under C", stage, "another M", rnn_swapped, (stage,))
     for parts in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 2)):
@@ -67,6 +72,37 @@ def vae_swapped(suite: Suite, rng: np.random.Generator, stage: str) -> None:
             other(suite, fresh, "run/vae.eqx")
             finish(stage, fresh).succeeded()
             assert_same(files_in(folder), files_in(fresh))
+
+
+def encoded_meanwhile(suite: Suite, rng: np.random.Generator, stage: str) -> None:
+    """While a stage learns from latents, another run with another V encodes the same folder."""
+    with workspace(suite, stage) as folder:
+        running = start(stage, folder)
+        running.wait_until(lambda: b"M" in running.progress())
+        enough = float(rng.uniform(0, 0.7)) * reference(suite, stage).cpu
+        running.wait_until(lambda: running.cpu_seconds() > enough)
+        running.signal(signal.SIGSTOP)
+        try:
+            other_run = folder / "other"
+            prepare(suite, other_run, vae_of_other(suite), "other")
+            finish("encode", folder, run="other/run").succeeded()
+        finally:
+            running.signal(signal.SIGCONT)
+        ended = running.wait()
+        if ended.code == 0:  # it had read all that it needs
+            made = reference(suite, stage).sizes
+            after = files_in(folder)
+            assert {n: after[n] for n in made} == {
+                n: reference(suite, stage).after[n] for n in made
+            }
+            return
+        said = ended.failed()
+        assert "was replaced" in said or "another VAE" in said, said
+
+
+def vae_of_other(suite: Suite) -> dict[str, str]:
+    """The V of the run with another seed."""
+    return {"run/vae.eqx": reference(suite, "drive", "other").after["run/vae.eqx"]}
 
 
 def rnn_swapped(suite: Suite, rng: np.random.Generator, stage: str) -> None:

@@ -95,8 +95,11 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
 def _opened(path: Path) -> Iterator[BinaryIO]:
     if not path.exists():
         raise Failure(f"{path} is missing: run the step that makes it")
-    with open_to_read(path) as file:
-        yield file
+    try:
+        with open_to_read(path) as file:
+            yield file
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror or 'cannot be read'}") from error
 
 
 def _parse(path: Path, line: bytes) -> tuple[Header, str]:
