@@ -22,7 +22,8 @@ from faults.stages import (
 from faults.trials import NotTried, Suite, Trial
 
 RANDOM_KILLS = 16  # of each stage
-ROUNDS = 8  # in each, every stage is killed once
+ROUNDS = 5  # by hand; in each, every stage is killed once
+ITERATIONS = 8  # by iterate.py
 
 
 def trials(suite: Suite) -> Iterator[Trial]:
@@ -39,6 +40,9 @@ def trials(suite: Suite) -> Iterator[Trial]:
             yield Trial("kill −9 at random", stage, f"kill {number}", at_random, (stage, number))
     for number in range(ROUNDS):
         yield Trial("kill −9 at random", "round", f"round {number}", whole_round, (number,))
+    for number in range(ITERATIONS):
+        how = ("round", number, "iterate")
+        yield Trial("kill −9 at random", "round", f"iterate.py {number}", at_random, how)
 
 
 def at_rename(

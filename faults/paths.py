@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from faults import inject
-from faults.stages import SCRIPTS, assert_same, files_in, finish, prepare, reference, scratch
+from faults.stages import SIX, assert_same, files_in, finish, prepare, reference, scratch
 from faults.trials import Suite, Trial
 
 LONG = "n" * 200  # a name may have 255 bytes
@@ -41,7 +41,7 @@ IMPOSSIBLE = {
 
 def trials(suite: Suite) -> Iterator[Trial]:
     """Every name for every flag of every stage."""
-    for stage in SCRIPTS:
+    for stage in SIX:
         for name in NAMES:
             yield Trial("paths", stage, name, path, (stage, name))
         yield Trial("paths: links inside", stage, "a link for each file", links, (stage,))

@@ -5,6 +5,7 @@ progress bar through a pipe: that is how a trial knows that it was at work when 
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -36,6 +37,7 @@ SCRIPTS = {
     "predict": "train_rnn",
     "dream": "train_dream",
     "drive": "test_agent",
+    "round": "iterate",
 }
 FLAGS = {
     "collect": "--mode recovery --episodes 3 --max-steps 30 --workers 1",
@@ -46,8 +48,11 @@ FLAGS = {
     "dream": "--generations 4 --continue-generations 2 --candidates 4 --dreams 2 --horizon 5 "
     "--validate-every 4 --validation-tracks 1 --workers 1 --save-every 1",
     "drive": "--episodes 2 --workers 1",
+    "round": "--rounds 1 --on-policy-episodes 1 --iterative-episodes 1 --score-tracks 1 "
+    "--workers 1",
 }
-# A Sim2Real2Sim round on top of a finished run.
+SIX = tuple(stage for stage in FLAGS if stage != "round")
+# A Sim2Real2Sim round on top of a finished run, by hand.
 ROUND = {
     "collect": "--mode on-policy --episodes 2 --max-steps 30 --workers 1",
     "encode": FLAGS["encode"],
@@ -238,6 +243,9 @@ def _child(
     for module, constants in TINY.items():
         for constant, value in constants.items():
             setattr(sys.modules[module], constant, value)
+    if stage == "round":  # it makes the settings of the stages itself
+        collect = sys.modules["collect_data"]
+        collect.Settings = functools.partial(collect.Settings, max_steps=30)
     update = tqdm.tqdm.update
 
     def beat(self: Any, n: float | None = 1) -> Any:
@@ -348,7 +356,8 @@ def make_references(
     """Run a chain of stages uninterrupted and keep every file that they made, by its sha256.
 
     "run" is all six stages; "other" the same with another seed; "round" a Sim2Real2Sim round on
-    top of "run"; "absent" the stages of "run" that learn, each with one of its files removed.
+    top of "run", "iterate" one by iterate.py; "absent" the stages of "run" that learn, each with
+    one of its files removed.
     Each stage is run twice: what everything is compared with must be reproducible itself, and
     the second run, with all compiled, says how long it takes.
     """
@@ -358,7 +367,7 @@ def make_references(
     references: dict[str, dict[str, Any]] = {}
     with scratch(suite) as folder:
         extra = ("--seed", "1") if chain == "other" else ()
-        if chain == "round":
+        if chain in ("round", "iterate"):
             prepare(suite, folder, reference(suite, "drive").after)
         elif chain in ("run", "other"):
             mode = ("--mode", "random", "--episodes", "2")
