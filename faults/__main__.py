@@ -27,6 +27,8 @@ def main() -> None:
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "SDL_VIDEODRIVER": "dummy",
+        # One thread each for XLA and BLAS: results must not depend on the other lane.
+        "NPROC": "1",
         "OMP_NUM_THREADS": "1",
         # Compiled once for all children; what is compiled is the same.
         "JAX_COMPILATION_CACHE_DIR": str(work / "cache"),

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import time
 import traceback
 import zlib
@@ -94,21 +93,12 @@ class Ledger:
             file.write(json.dumps(record) + "\n")
 
 
-def _take_a_core(cores: Any) -> None:
-    """One core and one XLA thread for each lane: results must not depend on the other lane."""
-    os.sched_setaffinity(0, {cores.get()})
-
-
 def run_all(
     suite: Suite, trials: Iterable[Trial], ledger: Ledger, lanes: int, deadline: float
 ) -> None:
     """Run what the ledger lacks, `lanes` at a time; print each as it ends."""
     todo = [trial for trial in trials if trial.key not in ledger.records]
-    cores = FORK.SimpleQueue()
-    allowed = sorted(os.sched_getaffinity(0))
-    for lane in range(lanes):
-        cores.put(allowed[lane % len(allowed)])
-    with ProcessPoolExecutor(lanes, FORK, _take_a_core, (cores,)) as pool:
+    with ProcessPoolExecutor(lanes, FORK) as pool:
         futures = [pool.submit(_run_in_time, trial, suite, deadline) for trial in todo]
         for done, future in enumerate(as_completed(futures), 1):
             record = future.result()
