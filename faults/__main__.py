@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of every random choice")
     parser.add_argument("--lanes", type=int, default=2, help="trials at a time, one core each")
     parser.add_argument("--minutes", type=float, default=40.0, help="no trial begins after these")
-    parser.add_argument("--fuzz-seconds", type=int, default=60, help="of each fuzzed loader")
+    parser.add_argument("--fuzz-seconds", type=int, default=40, help="of each fuzzed loader")
     parser.add_argument("--work-dir", type=Path, default=ROOT / "runs" / "faults")
     parser.add_argument("--fresh", action="store_true", help="forget trials already made")
     parser.add_argument("--list", action="store_true", help="only say which trials there are")

@@ -52,7 +52,7 @@ def trials(suite: Suite) -> Iterator[Trial]:
         yield Trial("disk full: file system", stage, "no byte left", no_space, (stage,))
         yield Trial("two runs on one folder", stage, "second refused", second_run, (stage,))
         for name in ("SIGINT", "SIGTERM"):
-            for number in range(3):
+            for number in range(2):
                 yield Trial(f"stopped by {name}", stage, f"stop {number}", stopped, (stage, name))
         yield Trial("read-only folders", stage, "what it writes", not_writable, (stage,))
         yield Trial("read-only folders", stage, "what it reads", only_read, (stage,))
