@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="only say which trials there are")
     arguments = parser.parse_args()
 
-    work = arguments.work_dir.resolve()
+    work = arguments.work_dir.resolve() / ("quick" if arguments.quick else "")
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "SDL_VIDEODRIVER": "dummy",
@@ -40,20 +40,21 @@ def main() -> None:
     suite.run(arguments, about(arguments.seed), work)
 
 
-def about(seed: int) -> dict[str, object]:
+def about(seed: int) -> dict[str, str | int]:
     """What a report says of its run."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip() or "unknown"
-
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
         platform.processor(),
     )
     return {
-        "commit": git("describe", "--always", "--dirty", "--abbrev=12"),
+        "commit": done.stdout.strip() or "unknown",
         "seed": seed,
         "machine": f"{cpu}, {len(os.sched_getaffinity(0))} cores, {platform.system()} "
         f"{platform.release()}, Python {platform.python_version()}",

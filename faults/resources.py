@@ -47,8 +47,9 @@ def trials(suite: Suite) -> Iterator[Trial]:
             if number > 0 or "metrics" not in name:  # a training begins with no metrics: no bytes
                 title, how = f"write {number + 1}", (stage, number)
                 yield Trial("disk full: /dev/full", stage, title, full, how)
-        for size in too_small(done):
-            yield Trial("disk full: RLIMIT_FSIZE", stage, f"{size} bytes", limited, (stage, size))
+        for number, size in enumerate(too_small(done), 1):
+            name = f"file {number} by size does not fit"
+            yield Trial("disk full: RLIMIT_FSIZE", stage, name, limited, (stage, size))
         yield Trial("disk full: file system", stage, "no byte left", no_space, (stage,))
         yield Trial("two runs on one folder", stage, "second refused", second_run, (stage,))
         for name in ("SIGINT", "SIGTERM"):

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import hashlib
 import os
 import shutil
 import sys
@@ -21,9 +22,10 @@ QUICK_CHAINS = {"run": ("collect",)}
 QUICK = (
     "kill −9 at a rename | collect | before rename 2 of the worker",
     "kill −9 at random | collect | kill 0",
-    "disk full: RLIMIT_FSIZE | collect",
+    "disk full: RLIMIT_FSIZE | collect | file 1 by size does not fit",
     "paths: links inside | collect",
-    "damage: corpus | loader",
+    "damage: corpus | loader | latent",
+    "damage: corpus | loader | checkpoint",
     "damage: truncation | loader",
 )
 
@@ -43,7 +45,13 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
         if arguments.fresh:
             (work / "results.jsonl").unlink(missing_ok=True)
         deadline = begun + 60 * arguments.minutes
-        preparations = Ledger(work / "references.jsonl", about)
+        # Trials and uninterrupted runs hold as long as the code does that they are of.
+        pipeline = [*ROOT.glob("*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("utils/*.py")]
+        stages = [ROOT / "faults" / name for name in ("stages.py", "inject.py")]
+        where = {"seed": arguments.seed, "machine": about["machine"]}
+        preparations = Ledger(
+            work / "references.jsonl", {**where, "sources": sha256_of_all(pipeline + stages)}
+        )
         for chain, stages in (QUICK_CHAINS if arguments.quick else CHAINS).items():
             trial = Trial("reference", "round", chain, make_references, (chain, stages))
             run_all(suite, [trial], preparations, 1, deadline)
@@ -55,7 +63,8 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
             for trial in trials:
                 print(trial.key)
             return
-        ledger = Ledger(work / "results.jsonl", about)
+        everything = [*pipeline, *ROOT.glob("faults/*.py")]
+        ledger = Ledger(work / "results.jsonl", {**where, "sources": sha256_of_all(everything)})
         run_all(suite, trials, ledger, arguments.lanes, deadline)
         records = [ledger.records[t.key] for t in trials if t.key in ledger.records]
         # A run that was stopped and gone on with took as long as all its trials did.
@@ -68,6 +77,12 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
         sys.exit(1 if summary["broken"] or len(records) < len(trials) else 0)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sha256_of_all(paths: list[Path]) -> str:
+    """Hex sha256 of some source files."""
+    texts = [f"{path.relative_to(ROOT)}\n{path.read_text()}" for path in sorted(paths)]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
 def all_trials(suite: Suite) -> Iterator[Trial]:
