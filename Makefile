@@ -10,7 +10,7 @@ RUN_DIR ?= runs/default
 FOLDERS = --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
 FLAGS = --preset $(PRESET) $(FOLDERS)
 
-.PHONY: help run test lint iterate report extras benchmark-environment compare-environment clean
+.PHONY: help run test faults lint iterate report extras benchmark-environment compare-environment clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -24,6 +24,11 @@ $(VENV)/installed-test: requirements-test.txt requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
 	touch $(VENV)/installed $@
+
+# atheris, which guides the fuzzing, has no wheels for some machines: all else goes without it.
+$(VENV)/installed-faults: requirements-faults.txt $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --requirement requirements-faults.txt || true
+	touch $@
 
 run: $(VENV)/installed  ## a first taste: all six steps in about 12 minutes of 2 CPU cores
 	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 16
@@ -50,6 +55,9 @@ extras: $(VENV)/installed-test  ## what else tests and scripts can use: Minari, 
 
 test: $(VENV)/installed-test  ## the tests
 	$(BIN)/python -m pytest --quiet
+
+faults: $(VENV)/installed-faults  ## every fault against every stage: 40 minutes of 2 CPU cores
+	$(BIN)/python -m faults
 
 lint: $(VENV)/installed-test  ## style
 	$(BIN)/ruff check .
