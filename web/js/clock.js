@@ -1,6 +1,9 @@
 /** The environment's own rate: a step is 1/50 s. */
 export const STEPS_PER_SECOND = 50;
 
+/** Figures change every so many steps: fifty times a second they could not be read. */
+export const TEXT_EVERY = 5;
+
 const PERIOD = 1000 / STEPS_PER_SECOND; // ms
 
 /** Calls `tick` 50 times a second, or as often as it gets done; never twice at once. */

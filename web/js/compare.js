@@ -1,7 +1,7 @@
 /** Real against dream: a recorded episode, and what is imagined from one of its moments on. */
 
 import { numberOf } from "./address.js";
-import { Clock, STEPS_PER_SECOND } from "./clock.js";
+import { Clock, STEPS_PER_SECOND, TEXT_EVERY } from "./clock.js";
 import { byId, colour, fit, line, setPlaying, Sheet, show } from "./draw.js";
 import { Dream } from "./dream.js";
 import { signed } from "./drive.js";
@@ -89,12 +89,9 @@ export class Compare {
       this.pause("The recorded episode ends here.");
       return;
     }
-    const next = this.mu[this.row + 1];
-    const [image, [seen]] = await Promise.all([
-      this.dream.advance(this.actions[this.row]),
-      this.world.engine.decode([next]),
-    ]);
+    const image = await this.dream.advance((now) => this.actions[this.from + now]);
     if (!image) return;
+    const [seen] = await this.world.engine.decode([this.mu[this.row]]);
     show(byId("imagined-frame"), image);
     this.showReal(seen);
     this.showReturns();
@@ -114,6 +111,7 @@ export class Compare {
   pause(reason = "") {
     this.clock.stop();
     setPlaying(byId("compare-play"), false);
+    if (this.dream.moments.length) this.showReturns();
     if (reason) this.world.say(reason);
   }
 
@@ -145,6 +143,7 @@ export class Compare {
     line(context, [0, 0], { ...frame, room: 2, stroke: colour("faint") });
     line(context, imagined, { ...frame, room, stroke: colour("accent"), dash: [6, 4] });
     line(context, real, { ...frame, room, stroke: colour("ink") });
+    if (this.clock.running && this.dream.now % TEXT_EVERY) return;
     const seconds = (this.dream.now / STEPS_PER_SECOND).toFixed(1);
     const [happened, foreseen] = [real, imagined].map((totals) => signed(totals.at(-1), 1));
     byId("verdict").textContent =

@@ -83,8 +83,16 @@ export function fit(canvas) {
   return { context, width, height };
 }
 
+const colours = new Map();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => colours.clear());
+
 /** The colour that the style sheet gives a name. */
-export const colour = (name) => getComputedStyle(document.body).getPropertyValue(`--${name}`);
+export function colour(name) {
+  if (!colours.has(name)) {
+    colours.set(name, getComputedStyle(document.body).getPropertyValue(`--${name}`));
+  }
+  return colours.get(name);
+}
 
 /** A line through `values`, at most `room` of them, its scale from `low` to `high`. */
 export function line(context, values, { width, height, room, low, high, stroke, dash = [] }) {

@@ -19,6 +19,7 @@ export class Dream {
    */
   constructor(engine, failure) {
     Object.assign(this, { engine, failure, temperature: 1, seed: 0, version: 0 });
+    this.advanced = Promise.resolve(null);
     /** @type {Moment[]} */
     this.moments = [];
     this.now = 0;
@@ -48,12 +49,23 @@ export class Dream {
   }
 
   /**
-   * One imagined step from the present moment; what came after it before is forgotten.
-   * @param {ArrayLike<number> | null} action the agent's own if null
-   * @returns {Promise<Uint8ClampedArray | null>} the frame; null if something else began meanwhile
+   * One imagined step from the present moment; what came after it before is forgotten. A call
+   * waits for the one before it.
+   * @param {(now: number) => ArrayLike<number> | null | undefined} act asked for the action when
+   *   its time has come; null: the agent's own, undefined: no step
+   * @returns {Promise<Uint8ClampedArray | null>} the frame; null if none was made
    */
-  async advance(action) {
-    const { version, now, moment, seed, step, temperature } = this;
+  advance(act) {
+    const { version } = this;
+    this.advanced = this.advanced.then(() => this.imagine(act, version));
+    return this.advanced;
+  }
+
+  async imagine(act, version) {
+    if (version !== this.version) return null;
+    const { now, moment, seed, step, temperature } = this;
+    const action = act(now);
+    if (action === undefined) return null;
     const conditions = { seed, step, temperature };
     const next = await this.engine.imagine(moment.state, action, conditions);
     if (version !== this.version) return null;

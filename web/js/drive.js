@@ -1,13 +1,12 @@
 /** The view in which one drives: the dream, its instruments, its time. */
 
 import { numberOf, pack, unpack } from "./address.js";
-import { Clock, STEPS_PER_SECOND } from "./clock.js";
+import { Clock, STEPS_PER_SECOND, TEXT_EVERY } from "./clock.js";
 import { Controls } from "./controls.js";
 import { byId, colour, fillStrip, fit, line, setPlaying, show } from "./draw.js";
 import { Dream } from "./dream.js";
 
 const SPARK_STEPS = 150; // three seconds
-const TEXT_EVERY = 5; // steps: figures that change fifty times a second cannot be read
 const LOST = 0.2; // survival below which the page says so
 
 export class Drive {
@@ -110,7 +109,7 @@ export class Drive {
   }
 
   async advance() {
-    const image = await this.dream.advance(this.byAgent ? null : this.controls.read());
+    const image = await this.dream.advance(() => (this.byAgent ? null : this.controls.read()));
     if (!image) return;
     show(this.canvas, image);
     this.showMoment(this.dream.now % TEXT_EVERY === 0);

@@ -15,7 +15,9 @@ const VALUES = Float32Array.from({ length: 65536 }, (_, bits) => {
  * @returns {Float32Array}
  */
 export function fromHalves(bits) {
-  return Float32Array.from(bits, (half) => VALUES[half]);
+  const numbers = new Float32Array(bits.length);
+  for (let i = 0; i < bits.length; i++) numbers[i] = VALUES[bits[i]]; // from() takes a second
+  return numbers;
 }
 
 /**

@@ -52,9 +52,10 @@ export class Product {
     this.y = workspace.allocate(this.sizes.y);
     const packed = new Float32Array(workspace.memory.buffer, this.weights, inputs * this.stride);
     for (let row = 0; row < inputs; row++) {
-      for (let column = 0; column < outputs; column++) {
-        const panel = Math.floor(column / LANES);
-        packed[(panel * inputs + row) * LANES + (column % LANES)] = weight[row * outputs + column];
+      const line = weight.subarray(row * outputs, (row + 1) * outputs);
+      for (let panel = 0; panel < this.panels; panel++) {
+        const part = line.subarray(panel * LANES, (panel + 1) * LANES);
+        packed.set(part, (panel * inputs + row) * LANES);
       }
     }
   }
