@@ -75,7 +75,7 @@ export class Compare {
     if (wanted !== this.from) return; // the slider went on meanwhile
     this.dream.begin({ ...memory, z: this.mu[wanted] }, seed, wanted);
     const [image] = await engine.decode([this.mu[wanted]]);
-    this.showReal(image);
+    this.showReal(wanted, image);
     show(byId("imagined-frame"), image);
     this.showReturns();
   }
@@ -91,9 +91,10 @@ export class Compare {
     }
     const image = await this.dream.advance((now) => this.actions[this.from + now]);
     if (!image) return;
-    const [seen] = await this.world.engine.decode([this.mu[this.row]]);
+    const { row } = this;
+    const [seen] = await this.world.engine.decode([this.mu[row]]);
     show(byId("imagined-frame"), image);
-    this.showReal(seen);
+    this.showReal(row, seen);
     this.showReturns();
   }
 
@@ -123,8 +124,8 @@ export class Compare {
 
   // What is shown
 
-  showReal(seen) {
-    this.sheets[this.index].show(byId("real-frame"), this.row);
+  showReal(row, seen) {
+    this.sheets[this.index].show(byId("real-frame"), row);
     show(byId("seen-frame"), seen);
   }
 
