@@ -21,7 +21,8 @@ export class Sheet {
   }
 
   constructor(image, columns) {
-    Object.assign(this, { image, columns });
+    this.image = image;
+    this.columns = columns;
   }
 
   /** Show frame number `index`. */

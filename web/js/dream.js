@@ -4,7 +4,7 @@
  * @typedef {import("./model.js").State} State
  * @typedef {object} Moment
  * @property {State} state
- * @property {ArrayLike<number>} action that led here
+ * @property {number[] | Float32Array} action that led here
  * @property {number} reward of that action, points
  * @property {number} survival probability that the dream got here
  * @property {number} total expected points so far, as models/dream.py counts a dream's return
@@ -18,11 +18,16 @@ export class Dream {
    * @param {number} failure points for leaving the playfield
    */
   constructor(engine, failure) {
-    Object.assign(this, { engine, failure, temperature: 1, seed: 0, version: 0 });
-    this.advanced = Promise.resolve(null);
+    this.engine = engine;
+    this.failure = failure;
+    this.temperature = 1;
+    this.seed = 0;
     /** @type {Moment[]} */
     this.moments = [];
-    this.now = 0;
+    this.now = 0; // the present moment's place among them
+    this.firstStep = 0;
+    this.version = 0; // changes with every jump, so that steps under way are dropped
+    this.advanced = Promise.resolve(null);
   }
 
   /**
@@ -31,7 +36,9 @@ export class Dream {
    */
   begin(state, seed, step = 0, { survival = 1, total = 0 } = {}) {
     this.version++;
-    Object.assign(this, { seed, firstStep: step, now: 0 });
+    this.seed = seed;
+    this.firstStep = step;
+    this.now = 0;
     this.moments = [{ state, action: [0, 0, 0], reward: 0, survival, total }];
   }
 
@@ -51,7 +58,7 @@ export class Dream {
   /**
    * One imagined step from the present moment; what came after it before is forgotten. A call
    * waits for the one before it.
-   * @param {(now: number) => ArrayLike<number> | null | undefined} act asked for the action when
+   * @param {(now: number) => number[] | Float32Array | null | undefined} act asked for the action when
    *   its time has come; null: the agent's own, undefined: no step
    * @returns {Promise<Uint8ClampedArray | null>} the frame; null if none was made
    */

@@ -52,7 +52,7 @@ async function get(url) {
 
 /** Fetch a large file, its share shown as it comes. */
 async function download(url, size) {
-  const bar = document.querySelector("#loading progress");
+  const bar = byId("loading").querySelector("progress");
   const reader = (await get(url)).body.getReader();
   const bytes = new Uint8Array(size);
   let received = 0;

@@ -73,7 +73,9 @@ class ConvTranspose {
     const weight = tensors.get(`${name}.weight`);
     const outputs = this.bias.length;
     const inputs = weight.length / (kernel * kernel * outputs);
-    Object.assign(this, { size, kernel, large: 2 * size - 2 + kernel });
+    this.size = size;
+    this.kernel = kernel;
+    this.large = 2 * size - 2 + kernel;
     this.product = new Product(workspace, weight, inputs, size * size);
     this.image = new Float32Array(this.large * this.large * outputs);
   }
@@ -103,7 +105,10 @@ class ConvTranspose {
 export class MDNRNN {
   constructor(workspace, tensors, manifest) {
     const { latent, hidden, components } = manifest.sizes;
-    Object.assign(this, { latent, hidden, components, units: manifest.reward });
+    this.latent = latent;
+    this.hidden = hidden;
+    this.components = components;
+    this.units = manifest.reward;
     this.input = new Linear(workspace, tensors, "rnn.from_input");
     this.recurrent = new Product(workspace, tensors.get("rnn.from_hidden"), hidden);
     this.heads = new Linear(workspace, tensors, "rnn.heads");

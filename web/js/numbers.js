@@ -69,6 +69,7 @@ export class Numbers {
   addSweepFrame(k) {
     const button = document.createElement("button");
     const canvas = frameCanvas();
+    button.setAttribute("aria-label", `Step ${k + 1} of the sweep`);
     button.append(canvas);
     button.addEventListener("click", () => {
       this.stop();
