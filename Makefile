@@ -9,7 +9,7 @@ DATA_DIR ?= data
 RUN_DIR ?= runs/default
 FLAGS = --preset $(PRESET) --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
 
-.PHONY: help run test lint iterate benchmark-environment compare-environment clean
+.PHONY: help run iterate dream test lint benchmark-environment compare-environment clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -40,6 +40,14 @@ iterate: $(VENV)/installed  ## one Sim2Real2Sim round with the agent of RUN_DIR
 	$(BIN)/python train_rnn.py $(FLAGS)
 	$(BIN)/python train_dream.py $(FLAGS)
 	$(BIN)/python test_agent.py $(FLAGS) --split validation --episodes 16
+
+# The newest agent of runs/; if there is none, the shipped one.
+DREAM_RUN ?= $(firstword $(patsubst %/,%,$(dir $(wildcard \
+	$(shell ls -t runs/*/controller.eqx 2>/dev/null) pretrained/controller.eqx))) $(RUN_DIR))
+DREAM_DIR ?= runs/dream
+
+dream: $(VENV)/installed  ## the newest agent's dream as a web page, shown in the browser
+	$(BIN)/python export_dream.py --run-dir $(DREAM_RUN) --output-dir $(DREAM_DIR) --open
 
 test: $(VENV)/installed-test  ## the tests
 	$(BIN)/python -m pytest --quiet

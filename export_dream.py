@@ -8,6 +8,7 @@ real frames. Writes a static folder that any web server can host, under any path
 its scripts (from web/), the weights as float16, the frames as WebP; about 10 MB. A minute.
 """
 
+import contextlib
 import hashlib
 import http.server
 import io
@@ -265,7 +266,8 @@ def serve(folder: Path, port: int) -> None:
         address = f"http://127.0.0.1:{server.server_port}/"
         print(f"serving {address} until Ctrl-C", flush=True)
         webbrowser.open(address)
-        server.serve_forever()
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 if __name__ == "__main__":

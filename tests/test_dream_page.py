@@ -454,6 +454,19 @@ def test_the_agent_drives_until_a_key_takes_the_wheel_and_g_gives_it_back(
     assert text(page, "who") == "The agent drives"
 
 
+def test_the_page_keeps_up(
+    visit: Callable[..., Visit], record_property: Callable[[str, object], None]
+) -> None:
+    """The best of some seconds: other work on this machine is none of the page's business."""
+    page = visit().open()
+    rates = []
+    while len(rates) < 8 and max(rates, default=0) < 45:
+        page.wait_for_timeout(1100)
+        rates.append(int(text(page, "rate").split()[1]))
+    record_property("steps_a_second", rates)
+    assert max(rates) >= 15
+
+
 def test_keys_change_what_is_dreamed(visit: Callable[..., Visit]) -> None:
     """From the same moment with the same noise: only the steering differs."""
     ends = []
