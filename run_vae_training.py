@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, UInt8
 
-from models.vae import LATENT, ConvVAE, VAELoss, vae_loss
+from models.vae import LATENT, ConvVAE, LossWeights, VAELoss, vae_loss
 from utils import checkpoints, commandline
 from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
@@ -39,6 +39,9 @@ class Settings(CommonSettings):
     continue_steps: int = setting(1500, "gradient steps when only episodes were added", minimum=1)
     batch: int = setting(128, "frames in a step", minimum=1)
     learning_rate: float = setting(1e-3, "Adam's, at first; it falls to a tenth along a cosine")
+    kl_weight: float = setting(
+        0.03, "weight of the KL; 1 as in Ha's code leaves half of the latent to noise", minimum=0.0
+    )
     free_bits: float = setting(0.5, "nats of KL a latent dimension that cost nothing", minimum=0.0)
     dashboard_weight: float = setting(
         9.0, "weight of the dashboard's bars in the squared error: they show speed", minimum=0.0
@@ -79,13 +82,14 @@ def make_step(
     settings: Settings, optimiser: optax.GradientTransformation
 ) -> Callable[..., tuple[TrainingState, VAELoss]]:
     """The compiled gradient step."""
+    weights = loss_weights(settings)
 
     @eqx.filter_jit(donate="all-except-first")
     def step(
         key: PRNGKeyArray, state: TrainingState, frames: UInt8[Array, "batch 64 64 3"]
     ) -> tuple[TrainingState, VAELoss]:
         def loss(vae: ConvVAE) -> tuple[Array, VAELoss]:
-            value = vae_loss(vae, frames, key, settings.free_bits, settings.dashboard_weight)
+            value = vae_loss(vae, frames, key, weights)
             return value.total, value
 
         gradients, value = eqx.filter_grad(loss, has_aux=True)(state.vae)
@@ -95,11 +99,14 @@ def make_step(
     return step
 
 
+def loss_weights(settings: Settings) -> LossWeights:
+    """The part of the settings that the loss knows."""
+    return LossWeights(settings.kl_weight, settings.free_bits, settings.dashboard_weight)
+
+
 def evaluate(vae: ConvVAE, frames: np.ndarray, settings: Settings) -> dict[str, float]:
     """Losses on held-out frames, with the same noise every time."""
-    loss = eqx.filter_jit(vae_loss)(
-        vae, frames, jax.random.key(0), settings.free_bits, settings.dashboard_weight
-    )
+    loss = eqx.filter_jit(vae_loss)(vae, frames, jax.random.key(0), loss_weights(settings))
     return {f"held_out_{name}": float(value) for name, value in loss._asdict().items()}
 
 
