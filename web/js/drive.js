@@ -161,7 +161,7 @@ export class Drive {
   pause(reason = "") {
     this.clock.stop();
     setPlaying(byId("play"), false);
-    this.showMoment(true);
+    if (this.dream.moment) this.showMoment(true);
     if (reason) this.world.say(reason);
   }
 
@@ -240,7 +240,9 @@ export class Drive {
     const seed = numberOf(fields.get("seed"), 0, 2 ** 32 - 1, this.world.newSeed());
     const start = Math.floor(numberOf(fields.get("start"), 0, starts.length - 1, 0));
     this.setTemperature(numberOf(fields.get("temperature"), 0.1, 3, 1));
+    this.byAgent = true;
     this.showDriver();
+    this.pause(); // else the dream under way would carry the new one on
     await this.begin(start, Math.floor(seed), this.sharedMoment(fields));
     if (fields.has("start")) this.pause("A shared moment. Press play, or drive on.");
     else if (!matchMedia("(prefers-reduced-motion: reduce)").matches) this.play();
