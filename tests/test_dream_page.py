@@ -523,6 +523,9 @@ def test_time_stands_still_steps_and_goes_back(still: Any) -> None:
     page.keyboard.press("Space")  # the same seed dreams the same again
     wait_for_step(page, 15)
     page.keyboard.press("Space")
+    page.wait_for_timeout(100)
+    bar = page.evaluate("document.getElementById('steer-bar').style.getPropertyValue('--value')")
+    assert text(page, "steer").split()[0] == f"{abs(float(bar)):.2f}"  # of the very same moment
     page.fill("#time", "10")
     wait_for_picture(page, lambda shown: (shown == later).all())
     page.keyboard.press("n")  # and another future another

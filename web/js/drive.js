@@ -112,7 +112,7 @@ export class Drive {
     const image = await this.dream.advance(() => (this.byAgent ? null : this.controls.read()));
     if (!image) return;
     show(this.canvas, image);
-    this.showMoment(this.dream.now % TEXT_EVERY === 0);
+    this.showMoment(!this.clock.running || this.dream.now % TEXT_EVERY === 0);
   }
 
   /** Draw the present moment anew, after a jump to it. */
@@ -132,7 +132,6 @@ export class Drive {
   async stepOn() {
     this.pause();
     await this.advance();
-    this.showMoment(true);
   }
 
   rewind(isHeld) {
