@@ -1,13 +1,14 @@
 """The dream: the RNN imagines what the controller's actions lead to (section 4).
 
-The same imagined step serves evolution, open-loop evaluation and the videos.
+The same imagined step, `imagine`, serves evolution, open-loop evaluation, the videos and the
+Gymnasium environment (utils/dream_env.py).
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from models.controller import Controller
 from models.rnn import MDNRNN, LSTMState, MixtureNoise, Prediction, sample_mixture
@@ -32,6 +33,18 @@ def imagine(
     """One imagined step: the action's consequence is drawn from the RNN's prediction."""
     memory, prediction = rnn.step(state.memory, state.z, action)
     return DreamState(sample_mixture(prediction, noise, temperature), memory), prediction
+
+
+def befall(
+    prediction: Prediction, luck: Float[Array, "*batch"]
+) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
+    """What a step brings where an end is an end: its reward in points, and whether it failed.
+
+    The car leaves the playfield, for FAILURE_REWARD, where `luck`, uniform in 0..1, falls below
+    the predicted probability. Over all luck the sum of these rewards is `dream_return`.
+    """
+    failed = luck < jax.nn.sigmoid(prediction.end_logit)
+    return jnp.where(failed, FAILURE_REWARD, prediction.reward), failed
 
 
 def dream_return(

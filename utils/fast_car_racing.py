@@ -29,10 +29,18 @@ def _font() -> pygame.font.Font:
     return pygame.font.Font(pygame.font.get_default_font(), 42)
 
 
+def _write(text: str) -> pygame.Surface:
+    try:
+        return _font().render(text, True, (255, 255, 255), (0, 0, 0))
+    except pygame.error:  # an environment's close() has ended pygame, and with it the font
+        _font.cache_clear()
+        return _font().render(text, True, (255, 255, 255), (0, 0, 0))
+
+
 @lru_cache(maxsize=1024)
 def _score(text: str, backend: str) -> tuple[tuple, int]:
     """The score as pygame writes it, as shrinking.shrink wants it, and the last column it needs."""
-    drawn = _font().render(text, True, (255, 255, 255), (0, 0, 0))
+    drawn = _write(text)
     box = drawn.get_rect()
     box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
     surface = pygame.Surface(box.size, depth=32, masks=(0xFF0000, 0x00FF00, 0x0000FF, 0))
