@@ -191,10 +191,11 @@ def operation_times(events: list[dict[str, Any]]) -> collections.Counter[str]:
     """Seconds in each operation of XLA's, from a trace's complete events.
 
     Operations of a kind are taken together: XLA names them by what is fused in them and a number.
-    The runtime's own frames, which contain them, are left out.
+    What contains others, a loop or a frame of the runtime, is left out.
     """
     times: collections.Counter[str] = collections.Counter()
     for event in events:
-        if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
-            times[event["args"]["hlo_op"].rstrip(".0123456789")] += event["dur"] / 1e6
+        name = event.get("args", {}).get("hlo_op", "").rstrip(".0123456789")
+        if event.get("ph") == "X" and name not in ("", "while", "conditional", "call"):
+            times[name] += event["dur"] / 1e6
     return times

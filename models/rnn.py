@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from models.lstm import LSTMState, advance, run
 from models.vae import LATENT, Linear, sample_latent
 
 HIDDEN = 256
@@ -20,13 +21,6 @@ COMPONENTS = 5
 
 # Rewards are learned in tiles: −0.1 a step, and 1000 / N for each of a track's N ≈ 296 tiles.
 STEP_REWARD, TILE_REWARD = -0.1, 1000 / 296
-
-
-class LSTMState(NamedTuple):
-    """What the RNN carries from step to step."""
-
-    hidden: Float[Array, "*batch hidden"]
-    cell: Float[Array, "*batch hidden"]
 
 
 class Prediction(NamedTuple):
@@ -75,36 +69,26 @@ class MDNRNN(eqx.Module):
         return LSTMState(jnp.zeros(self.hidden), jnp.zeros(self.hidden))
 
     def step(
-        self, state: LSTMState, z: Float[Array, " latent"], action: Float[Array, " 3"]
+        self, state: LSTMState, z: Float[Array, "*batch latent"], action: Float[Array, "*batch 3"]
     ) -> tuple[LSTMState, Prediction]:
         """One step: what was seen and done -> the new state and the prediction."""
-        state = self._advance(state, self.from_input(jnp.concatenate([z, action])))
+        projected = self.from_input(jnp.concatenate([z, action], axis=-1))
+        state = advance(state, projected, self.from_hidden)
         return state, self.predict(state.hidden, z)
 
     def unroll(
         self,
         state: LSTMState,
-        z: Float[Array, "time latent"],
-        actions: Float[Array, "time 3"],
+        z: Float[Array, "time *batch latent"],
+        actions: Float[Array, "time *batch 3"],
     ) -> LSTMState:
-        """`step` over a sequence, without the heads: the state after every step, (time, hidden).
+        """`step` over a sequence, without the heads: the state after every step.
 
-        The projections of all inputs are one matrix product instead of one a step.
+        Args: state (*batch, hidden). Returns leaves (time, *batch, hidden). The projections of all
+        inputs are one matrix product instead of one a step.
         """
-        inputs = self.from_input(jnp.concatenate([z, actions], axis=-1))
-
-        def advance(state: LSTMState, projected: Array) -> tuple[LSTMState, LSTMState]:
-            state = self._advance(state, projected)
-            return state, state
-
-        return jax.lax.scan(advance, state, inputs)[1]
-
-    def _advance(self, state: LSTMState, projected: Float[Array, " gates"]) -> LSTMState:
-        gates = projected + state.hidden @ self.from_hidden
-        into, forget, candidate, out = jnp.split(gates, 4, axis=-1)
-        # Forgetting starts near "keep" (bias 1): gradients reach back from the first batch on.
-        cell = jax.nn.sigmoid(forget + 1) * state.cell + jax.nn.sigmoid(into) * jnp.tanh(candidate)
-        return LSTMState(jax.nn.sigmoid(out) * jnp.tanh(cell), cell)
+        inputs = jnp.concatenate([z, actions], axis=-1)
+        return run(state, self.from_input(inputs), self.from_hidden)
 
     def predict(
         self, hidden: Float[Array, "*batch hidden"], z: Float[Array, "*batch latent"]
@@ -113,15 +97,15 @@ class MDNRNN(eqx.Module):
 
         The means are relative to z_t: most of a frame is still there in the next one.
         """
-        out = self.heads(hidden)
-        mixture, reward, end_logit = out[..., :-2], out[..., -2], out[..., -1]
-        mixture = mixture.reshape(*hidden.shape[:-1], 3, self.components, self.latent)
+        size = self.components * self.latent
+        parts = jnp.split(self.heads(hidden), [size, 2 * size, 3 * size, 3 * size + 1], axis=-1)
+        mixture = [part.reshape(*hidden.shape[:-1], self.components, -1) for part in parts[:3]]
         return Prediction(
-            log_weight=jax.nn.log_softmax(mixture[..., 0, :, :], axis=-2),
-            mean=mixture[..., 1, :, :] + z[..., None, :],
-            log_scale=mixture[..., 2, :, :],
-            reward=STEP_REWARD + TILE_REWARD * reward,
-            end_logit=end_logit,
+            log_weight=jax.nn.log_softmax(mixture[0], axis=-2),
+            mean=mixture[1] + z[..., None, :],
+            log_scale=mixture[2],
+            reward=STEP_REWARD + TILE_REWARD * parts[3][..., 0],
+            end_logit=parts[4][..., 0],
         )
 
 
@@ -221,9 +205,10 @@ def rnn_loss(
     playfield belongs to the end head; the reward head does not see that step.
     """
     in_key, out_key = jax.random.split(key)
+    window = jax.tree.map(lambda rows: jnp.swapaxes(rows, 0, 1), window)  # time first, as in a scan
     z = sample_latent(window.mu, window.logvar, in_key)
     target = sample_latent(window.next_mu, window.next_logvar, out_key)
-    along = jax.vmap(rnn.unroll)(states, z, window.actions)
+    along = rnn.unroll(states, z, window.actions)
     prediction = rnn.predict(along.hidden, z)
     nll = -masked_mean(mixture_log_likelihood(prediction, target).mean(-1), window.mask)
     rewarded = window.mask & ~window.failed
@@ -234,4 +219,4 @@ def rnn_loss(
     end = masked_mean(entropy, window.mask)
     optimism = masked_mean(prediction.reward - window.rewards, rewarded)
     total = nll + reward_weight * reward + end
-    return RNNLoss(total, nll, reward, end, optimism), jax.tree.map(lambda s: s[:, -1], along)
+    return RNNLoss(total, nll, reward, end, optimism), jax.tree.map(lambda s: s[-1], along)
