@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from models.linear import outer_sum, product, uniform
+
 Large = Float[Array, "*batch large large wide"]
 Small = Float[Array, "*batch small small narrow"]
 Kernel = Float[Array, "kernel kernel wide narrow"]
@@ -60,12 +62,8 @@ def _paint(y: Small, kernel: Kernel) -> Large:
 
 def _kernel_gradient(x: Large, y: Small, size: int) -> Kernel:
     """The gradient of the sum of `_correlate(x, kernel)` · y, and of x · `_paint(y, kernel)`."""
-    y = y.reshape(-1, y.shape[-1])
-    rows = [seen.reshape(len(y), -1) for seen in _seen_by_rows(x, size)]
-    # A product transposes its left operand: let it be the one with fewer numbers.
-    left = rows[0].shape[1] < y.shape[1]
-    products = [seen.T @ y if left else (y.T @ seen).T for seen in rows]
-    return jnp.stack(products).reshape(size, size, x.shape[-1], y.shape[-1])
+    rows = [outer_sum(seen, y) for seen in _seen_by_rows(x, size)]
+    return jnp.stack(rows).reshape(size, size, x.shape[-1], y.shape[-1])
 
 
 @jax.custom_vjp
@@ -98,12 +96,6 @@ def _paint_gradients(saved: tuple[Small, Kernel], dx: Large) -> tuple[Small, Ker
 
 correlate.defvjp(lambda x, kernel: (_correlate(x, kernel), (x, kernel)), _correlate_gradients)
 paint.defvjp(lambda y, kernel: (_paint(y, kernel), (y, kernel)), _paint_gradients)
-
-
-def uniform(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int) -> Float[Array, "..."]:
-    """U(±1 / √fan-in), as layers of PyTorch and Equinox begin."""
-    bound = 1 / fan_in**0.5
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
 
 class Conv(eqx.Module):
@@ -143,7 +135,7 @@ class ConvTranspose(eqx.Module):
         """(..., n, n, inputs) -> (..., 2n − 2 + k, 2n − 2 + k, outputs)."""
         k, outputs = self.kernel, self.bias.shape[0]
         if x.shape[-2] == 1:  # a single pixel's patch is the whole output: nothing overlaps
-            patch = (x @ self.weight).reshape(*x.shape[:-3], k, k, outputs)
+            patch = product(x, self.weight).reshape(*x.shape[:-3], k, k, outputs)
             return patch + self.bias
         kernel = self.weight.reshape(-1, k, k, outputs).transpose(1, 2, 3, 0)
         return paint(x, kernel) + self.bias

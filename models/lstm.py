@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models.linear import outer_sum
+
 
 class LSTMState(NamedTuple):
     """What the RNN carries from step to step."""
@@ -85,7 +87,8 @@ def _run_backwards(saved: Saved, given: LSTMState) -> tuple[LSTMState, Array, Ar
     """Gradients from those of all states: backpropagation through time."""
     start, along, gates, from_hidden = saved
     before = jax.tree.map(lambda s, rest: jnp.concatenate([s[None], rest[:-1]]), start, along)
-    to_hidden = from_hidden.T
+    # Transposed once: XLA would do it within the product of every step.
+    to_hidden = jax.lax.optimization_barrier(from_hidden.T)
 
     def step(later: LSTMState, row: tuple) -> tuple[LSTMState, Array]:
         given, gates, cell_before, cell = row
@@ -106,8 +109,7 @@ def _run_backwards(saved: Saved, given: LSTMState) -> tuple[LSTMState, Array, Ar
     rows = (given, gates, before.cell, along.cell)
     nothing = jax.tree.map(jnp.zeros_like, start)
     first, owed = jax.lax.scan(step, nothing, rows, reverse=True)
-    hidden = before.hidden.reshape(-1, before.hidden.shape[-1])
-    return first, owed, hidden.T @ owed.reshape(-1, owed.shape[-1])
+    return first, owed, outer_sum(before.hidden, owed)
 
 
 run.defvjp(_run_and_save, _run_backwards)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from models.linear import Linear
 from models.lstm import LSTMState, advance, run
-from models.vae import LATENT, Linear, sample_latent
+from models.vae import LATENT, sample_latent
 
 HIDDEN = 256
 ACTIONS = 3
@@ -208,6 +209,8 @@ def rnn_loss(
     window = jax.tree.map(lambda rows: jnp.swapaxes(rows, 0, 1), window)  # time first, as in a scan
     z = sample_latent(window.mu, window.logvar, in_key)
     target = sample_latent(window.next_mu, window.next_logvar, out_key)
+    # Drawn once: XLA would draw them again for each component that they are compared with.
+    z, target = jax.lax.optimization_barrier((z, target))
     along = rnn.unroll(states, z, window.actions)
     prediction = rnn.predict(along.hidden, z)
     nll = -masked_mean(mixture_log_likelihood(prediction, target).mean(-1), window.mask)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from models.convolution import Conv, ConvTranspose, uniform
+from models.convolution import Conv, ConvTranspose
+from models.linear import Linear
 
 LATENT = 32
 FRAME_PIXELS = 64
@@ -15,22 +16,6 @@ FRAME_PIXELS = 64
 # Frames are 64×64×3. The bottom eight rows are the dashboard; its bars, to the right of the
 # score, are the only place where a single frame shows speed, and they cover few pixels.
 DASHBOARD_ROW, BARS_COLUMN = 56, 8
-
-
-class Linear(eqx.Module):
-    """x @ weight + bias, the weight laid out (inputs, outputs) for batched products."""
-
-    weight: Float[Array, "inputs outputs"]
-    bias: Float[Array, " outputs"]
-
-    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
-        weight_key, bias_key = jax.random.split(key)
-        self.weight = uniform(weight_key, (inputs, outputs), inputs)
-        self.bias = uniform(bias_key, (outputs,), inputs)
-
-    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        """(..., inputs) -> (..., outputs)."""
-        return x @ self.weight + self.bias
 
 
 class ConvVAE(eqx.Module):

@@ -112,7 +112,7 @@ def test_lstm_and_heads_equal_the_reference(rnn: MDNRNN) -> None:
     start = LSTMState(*rng.uniform(-0.9, 0.9, (2, HIDDEN)).astype(np.float32))
 
     @jax.jit
-    def by_steps(start: LSTMState) -> tuple[LSTMState, Prediction, Array]:
+    def by_steps(rnn: MDNRNN, start: LSTMState) -> tuple[LSTMState, Prediction, Array]:
         def step(state: LSTMState, row: tuple) -> tuple[LSTMState, tuple]:
             state, prediction = rnn.step(state, *row)
             return state, (state, prediction)
@@ -121,11 +121,11 @@ def test_lstm_and_heads_equal_the_reference(rnn: MDNRNN) -> None:
         return states, prediction, mixture_log_likelihood(prediction, jnp.array(targets))
 
     @jax.jit
-    def at_once(start: LSTMState) -> tuple[LSTMState, Prediction]:
+    def at_once(rnn: MDNRNN, start: LSTMState) -> tuple[LSTMState, Prediction]:
         along = rnn.unroll(start, jnp.array(z), jnp.array(actions))
         return along, rnn.predict(along.hidden, jnp.array(z))
 
-    states, prediction, likelihood = by_steps(start)
+    states, prediction, likelihood = by_steps(rnn, start)
     hidden, cell = (x.astype(np.float64) for x in start)
     for t in range(STEPS):
         hidden, cell = lstm_step(rnn, hidden, cell, z[t], actions[t])
@@ -140,7 +140,7 @@ def test_lstm_and_heads_equal_the_reference(rnn: MDNRNN) -> None:
         np.testing.assert_allclose(end, expected.end, rtol=1e-5)
         np.testing.assert_allclose(likelihood[t], log_likelihood(expected, targets[t]), rtol=2e-5)
 
-    unrolled, predicted = at_once(start)
+    unrolled, predicted = at_once(rnn, start)
     for ours, other in ((unrolled, states), (predicted, prediction)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), ours, other)
 
