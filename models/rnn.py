@@ -205,12 +205,13 @@ def rnn_loss(
     z is drawn anew from (mu, logvar) at every call, in and out. The −100 of leaving the
     playfield belongs to the end head; the reward head does not see that step.
     """
-    in_key, out_key = jax.random.split(key)
     window = jax.tree.map(lambda rows: jnp.swapaxes(rows, 0, 1), window)  # time first, as in a scan
-    z = sample_latent(window.mu, window.logvar, in_key)
-    target = sample_latent(window.next_mu, window.next_logvar, out_key)
-    # Drawn once: XLA would draw them again for each component that they are compared with.
-    z, target = jax.lax.optimization_barrier((z, target))
+    # Drawn in a loop of two: otherwise XLA draws them anew for each component they are compared to.
+    mu, logvar = (
+        jnp.stack([window.mu, window.next_mu]),
+        jnp.stack([window.logvar, window.next_logvar]),
+    )
+    z, target = jax.lax.map(lambda row: sample_latent(*row), (mu, logvar, jax.random.split(key)))
     along = rnn.unroll(states, z, window.actions)
     prediction = rnn.predict(along.hidden, z)
     nll = -masked_mean(mixture_log_likelihood(prediction, target).mean(-1), window.mask)
