@@ -13,6 +13,7 @@ dreams × 200 steps on 2 CPU cores. Run again, it goes on where it was stopped.
 """
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": {"generations": 1500, "continue_generations": 300, "candidates": 128},
 }
+# In one call to the device: as many generations as take about a second, at most so many.
+CALL_SECONDS, GENERATIONS_AT_ONCE = 1.0, 100
 FIXED_DREAMS = 64  # on which every saved mean is judged, always the same
 
 
@@ -110,16 +113,35 @@ class Evolution(eqx.Module):
 
 @eqx.filter_jit
 def evolve(
-    search: CMA_ES, params: Any, state: Any, evolution: Evolution, key: PRNGKeyArray
-) -> tuple[Any, Float[Array, " candidates"]]:
-    """One generation: ask, dream, tell. Returns the new state and every candidate's return."""
-    ask_key, dream_key, tell_key = jax.random.split(key, 3)
-    population, state = search.ask(ask_key, state, params)
-    returns = evolution.returns(population, dream_key, evolution.settings.dreams).mean(axis=1)
-    # A return that is no number is the worst there is; as a number it could be the best.
-    fitness = jnp.where(jnp.isfinite(returns), -returns, jnp.inf)
-    state, _ = search.tell(tell_key, population, fitness, state, params)
-    return state, returns
+    search: CMA_ES,
+    params: Any,
+    state: Any,
+    evolution: Evolution,
+    key: PRNGKeyArray,
+    first: Array,
+    count: Array,
+) -> tuple[Any, Float[Array, "generations candidates"], Float[Array, " generations"]]:
+    """Generations `first` … `first` + `count` − 1, each ask, dream, tell, in one call.
+
+    Returns the new state, and of each generation every candidate's return and the mutation
+    strength; rows from `count` on are empty. `count` is no constant of the compiled loop, so that
+    a generation has the same bits whichever others it shares a call with.
+    """
+
+    def generation(index: Array, carry: tuple) -> tuple:
+        state, history, strengths = carry
+        generation_key = jax.random.fold_in(key, first + index)
+        ask_key, dream_key, tell_key = jax.random.split(generation_key, 3)
+        population, state = search.ask(ask_key, state, params)
+        returns = evolution.returns(population, dream_key, evolution.settings.dreams).mean(axis=1)
+        # A return that is no number is the worst there is; as a number it could be the best.
+        fitness = jnp.where(jnp.isfinite(returns), -returns, jnp.inf)
+        state, _ = search.tell(tell_key, population, fitness, state, params)
+        return state, history.at[index].set(returns), strengths.at[index].set(state.std)
+
+    history = jnp.zeros((GENERATIONS_AT_ONCE, search.population_size))
+    carry = (state, history, jnp.zeros(GENERATIONS_AT_ONCE))
+    return jax.lax.fori_loop(0, count, generation, carry)
 
 
 @eqx.filter_jit
@@ -231,18 +253,27 @@ def train(settings: Settings) -> None:
         metrics.append(step=plan.done, first=plan.first, **keep(plan.done, state))
     bar = progress(generations, "generation", plan.done - plan.first)
     with bar, saving_when_stopped(save_state):
-        for number in range(plan.done + 1, last + 1):
-            generation_key = jax.random.fold_in(key, number)
-            state, returns = evolve(search, params, reached[1], evolution, generation_key)
-            record = summarise(returns, number, saved) | {"sigma": float(state.std)}
+        at_once, number = 1, plan.done
+        while number < last:
+            begun = time.monotonic()
+            count = min(at_once, generations_to_stop(number, last, settings))
+            found = evolve(search, params, reached[1], evolution, key, number + 1, count)
+            state, *history = found[0], *(np.asarray(rows)[:count] for rows in found[1:])
+            records = [
+                summarise(returns, number + 1 + row, saved) | {"sigma": float(sigma)}
+                for row, (returns, sigma) in enumerate(zip(*history, strict=True))
+            ]
+            at_once = generations_of_a_call(count, time.monotonic() - begun)
+            number += count
             if number % settings.validate_every == 0 or number == last:
-                record |= keep(number, state)
-            metrics.append(step=number, first=plan.first, **record)
+                records[-1] |= keep(number, state)
+            for step, record in enumerate(records, number + 1 - count):
+                metrics.append(step=step, first=plan.first, **record)
             reached = number, state
-            bar.update()
-            if "judged" in record or number % settings.save_every == 0:
+            bar.update(count)
+            if "judged" in records[-1] or number % settings.save_every == 0:
                 save_state()
-            shown = {name: f"{record[name]:.0f}" for name in ("best", "mean")}
+            shown = {name: f"{records[-1][name]:.0f}" for name in ("best", "mean")}
             bar.set_postfix(shown, refresh=False)
 
     best = choose(settings, plan.first)
@@ -253,10 +284,20 @@ def train(settings: Settings) -> None:
     print(f"{final}: generation {best['step']}, " + describe(best))
 
 
-def summarise(returns: Array, generation: int, saved: Path) -> dict[str, float]:
+def generations_to_stop(done: int, last: int, settings: Settings) -> int:
+    """Generations until the next one that is saved or validated."""
+    every = (settings.validate_every, settings.save_every)
+    return min(last - done, *(n - done % n for n in every))
+
+
+def generations_of_a_call(count: int, seconds: float) -> int:
+    """How many generations to do in the next call, if `count` took `seconds`."""
+    return max(1, min(GENERATIONS_AT_ONCE, round(count * CALL_SECONDS / max(seconds, 1e-3))))
+
+
+def summarise(returns: np.ndarray, generation: int, saved: Path) -> dict[str, float]:
     """Best, mean and spread of a generation; Failure if no candidate's return is a number."""
-    values = np.asarray(returns)
-    values = values[np.isfinite(values)]
+    values = returns[np.isfinite(returns)]
     if not values.size:
         kept = f"the last good state is kept in {saved}" if saved.exists() else "no state was saved"
         raise Failure(

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from models.controller import Controller
 from models.rnn import MDNRNN, LSTMState, MixtureNoise, Prediction, sample_mixture
 
 FAILURE_REWARD = -100.0  # points for leaving the playfield, as in the real environment
+CPU_ROWS = 256  # dreams side by side that the caches of a CPU hold, with all that a step needs
 
 
 class DreamState(NamedTuple):
@@ -81,7 +83,7 @@ def dream_returns(
     noise: MixtureNoise,
     temperature: float | Float[Array, ""],
 ) -> Float[Array, "candidates dreams"]:
-    """Returns of every candidate in every dream.
+    """Returns of every candidate in every dream, spread over all of JAX's devices.
 
     Args:
         controllers: leaves with a leading axis of candidates.
@@ -90,8 +92,41 @@ def dream_returns(
             that their returns differ by what they do and not by luck.
     """
     over_dreams = jax.vmap(dream_return, in_axes=(None, None, 0, 0, None))
-    over_candidates = jax.vmap(over_dreams, in_axes=(None, 0, None, None, None))
-    return over_candidates(rnn, controllers, starts, noise, temperature)
+
+    def returns(controller: Controller) -> Float[Array, " dreams"]:
+        return over_dreams(rnn, controller, starts, noise, temperature)
+
+    candidates, dreams = len(controllers.bias), len(noise.normal)
+    together, devices = layout(candidates, dreams, len(jax.devices()), jax.default_backend())
+    mesh = Mesh(jax.devices()[:devices], ("devices",))
+    # The search's own arithmetic must not be divided among devices: its sums would round anew.
+    whole, shared = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec("devices")),
+    )
+    controllers = jax.lax.with_sharding_constraint(controllers, whole)
+    shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), controllers)
+    shares = jax.lax.with_sharding_constraint(shares, shared)
+    found = jax.vmap(lambda share: jax.lax.map(returns, share, batch_size=together))(shares)
+    return jax.lax.with_sharding_constraint(found.reshape(candidates, dreams), whole)
+
+
+def layout(candidates: int, dreams: int, devices: int, platform: str) -> tuple[int, int]:
+    """How many candidates dream together, and on how many devices.
+
+    A CPU takes as many as its caches hold, a GPU all at once. On a CPU the number follows from
+    the population alone: a matrix product's last bits depend on its size, so that returns would
+    depend on the number of devices.
+    """
+    if platform == "cpu":
+        together = _largest_divisor(candidates, max(1, CPU_ROWS // dreams))
+        return together, _largest_divisor(candidates // together, devices)
+    used = _largest_divisor(candidates, devices)
+    return candidates // used, used
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
 
 
 def open_loop(
