@@ -30,9 +30,9 @@ from utils.episodes import (
     EPISODE_ARRAYS,
     DamagedFile,
     Entry,
+    SetAside,
     read_episode,
     scan,
-    tolerate,
     write_episode,
 )
 from utils.files import locked, replacing
@@ -122,14 +122,13 @@ def write_dataset(minari: ModuleType, settings: Settings, root: Path) -> None:
             data_format="hdf5",
             jpeg_encoding=False,  # JPEG loses
         )
-        by_path = {entry.path: entry for entry in entries}
         with progress(len(entries), "episode") as bar:
 
-            def add(path: Path) -> None:
-                add_episode(minari, dataset.storage, by_path[path])
+            def add(entry: Entry) -> None:
+                add_episode(minari, dataset.storage, entry)
                 bar.update()
 
-            tolerate(list(by_path), add, "not written")
+            SetAside(len(entries), "not written").read_all(entries, add)
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(partial / settings.dataset, final)
     shutil.rmtree(partial)

@@ -28,7 +28,7 @@ from utils.episodes import EPISODE_ARRAYS, dataset_fingerprint, scan
 from utils.figures import curves, save_image, tile_images, to_uint8
 from utils.files import Metrics, locked, read_metrics, timed
 from utils.frame_batches import frame_batches, spread_frames
-from utils.lineage import Plan, plan_training, stop_if_diverged
+from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def make_step(
     """The compiled gradient step."""
     weights = loss_weights(settings)
 
-    @eqx.filter_jit(donate="all-except-first")
+    @eqx.filter_jit
     def step(
         key: PRNGKeyArray, state: TrainingState, frames: UInt8[Array, "batch 64 64 3"]
     ) -> tuple[TrainingState, VAELoss]:
@@ -147,13 +147,16 @@ def train(settings: Settings) -> None:
     plan = plan_training(final, saved, inputs, values, settings.fresh)
     print(f"V: {len(training)} episodes, {len(held_out)} held out; {plan.reason}")
     if plan.action == "finished":
+        saved.unlink(missing_ok=True)  # left by a kill just after the end
         return
 
     steps = settings.continue_steps if plan.continued_from else settings.steps
     optimiser = make_optimiser(settings, steps)
     step = make_step(settings, optimiser)
-    state = first_state(plan, optimiser, settings)
-    frames = spread_frames(held_out or training, HELD_OUT_FRAMES)
+    reached = plan.done, first_state(plan, optimiser, settings)
+    frames = spread_frames(held_out, HELD_OUT_FRAMES)
+    if not len(frames):
+        frames = spread_frames(training, HELD_OUT_FRAMES)
     metrics = Metrics(settings.run_dir / "vae.metrics.jsonl", plan.done)
     batches = frame_batches(training, settings.batch, settings.seed, plan.done - plan.first)
     key, last, saved_at = jax.random.key(settings.seed), plan.first + steps, time.monotonic()
@@ -161,21 +164,27 @@ def train(settings: Settings) -> None:
     def header(kind: str, step: int) -> Header:
         return Header(kind, {"latent": LATENT}, values, inputs, plan.progress(step))
 
-    with progress(steps, "step", plan.done - plan.first) as bar:
+    def save_state() -> None:
+        number, state = reached
+        stop_if_diverged(state, number, saved)
+        checkpoints.save(saved, header("vae training", number), state)
+
+    with progress(steps, "step", plan.done - plan.first) as bar, saving_when_stopped(save_state):
         for number in range(plan.done + 1, last + 1):
-            state, loss = step(jax.random.fold_in(key, number), state, next(batches))
-            bar.update()
+            state, loss = step(jax.random.fold_in(key, number), reached[1], next(batches))
             if number % settings.evaluate_every == 0 or number == last:
                 record = {name: float(value) for name, value in loss._asdict().items()}
                 metrics.append(step=number, **record, **evaluate(state.vae, frames, settings))
                 bar.set_postfix(mse=f"{record['mse']:.4f}", kl=f"{record['kl']:.1f}", refresh=False)
+            reached = number, state
+            bar.update()
             if number == last or time.monotonic() - saved_at > settings.save_seconds:
-                stop_if_diverged(state.vae, number, saved)
-                checkpoints.save(saved, header("vae training", number), state)
+                save_state()
                 saved_at = time.monotonic()
-    checkpoints.save(final, header("vae", last), state.vae)
+    vae = reached[1].vae
+    draw(settings, vae, frames)
+    checkpoints.save(final, header("vae", last), vae)
     saved.unlink()
-    draw(settings, state.vae, frames)
     print(f"{final}: squared error {read_metrics(metrics.path)[-1]['held_out_mse']:.5f} held out")
 
 

@@ -12,6 +12,7 @@ controller.metrics.jsonl and controller.png. About 2 seconds a generation of 64 
 dreams × 200 steps on 2 CPU cores. Run again, it goes on where it was stopped.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import dataset_fingerprint, find_latents
 from utils.figures import curves
 from utils.files import Metrics, locked, read_metrics, sha256_of, timed
-from utils.lineage import Plan, plan_training
+from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
 from utils.tracks import VALIDATION
 from utils.workers import default_workers, run_tasks
 
@@ -115,7 +116,9 @@ def evolve(
     ask_key, dream_key, tell_key = jax.random.split(key, 3)
     population, state = search.ask(ask_key, state, params)
     returns = evolution.returns(population, dream_key, evolution.settings.dreams).mean(axis=1)
-    state, _ = search.tell(tell_key, population, -returns, state, params)
+    # A return that is no number is the worst there is; as a number it could be the best.
+    fitness = jnp.where(jnp.isfinite(returns), -returns, jnp.inf)
+    state, _ = search.tell(tell_key, population, fitness, state, params)
     return state, returns
 
 
@@ -148,8 +151,12 @@ def choose(settings: Settings, first: int) -> dict[str, Any]:
     By its real validation score; without one by its return on the fixed dreams.
     """
     records = read_metrics(settings.run_dir / "controller.metrics.jsonl")
-    records = [record for record in records if record["first"] == first and "judged" in record]
     measure = "real" if settings.real_validation else "judged"
+    records = [
+        r for r in records if r.get("first") == first and math.isfinite(r.get(measure, math.nan))
+    ]
+    if not records:
+        raise Failure(f"no saved mean since generation {first} has a score; try --fresh")
     return max(records, key=lambda record: record[measure])
 
 
@@ -188,21 +195,29 @@ def train(settings: Settings) -> None:
     plan = plan_training(final, saved, inputs, values, settings.fresh, {"rnn": origin})
     print(f"C: {plan.reason}")
     if plan.action == "finished":
+        saved.unlink(missing_ok=True)  # left by a kill just after the end
         return
 
     bank = build_bank([entry for entry in entries if not entry.held_out], rnn, settings.seed)
     save_bank(settings.run_dir / "starts.eqx", bank, inputs)
     evolution = Evolution(rnn, bank, whiten(bank), settings)
     search, params, state = first_state(plan, evolution, settings)
+    reached = plan.done, state
     generations = settings.continue_generations if plan.continued_from else settings.generations
-    metrics = Metrics(settings.run_dir / "controller.metrics.jsonl", plan.done)
+    begun_at = math.inf if plan.action == "resume" else plan.first
+    metrics = Metrics(settings.run_dir / "controller.metrics.jsonl", plan.done, begun_at)
     key, last = jax.random.key(settings.seed), plan.first + generations
 
     def header(kind: str, generation: int) -> Header:
         sizes = {"features": rnn.latent + rnn.hidden}
         return Header(kind, sizes, values, inputs, plan.progress(generation))
 
-    def keep(number: int) -> dict[str, Any]:
+    def save_state() -> None:
+        number, state = reached
+        stop_if_diverged((state.mean, state.std, state.C), number, saved)
+        checkpoints.save(saved, header("controller training", number), state)
+
+    def keep(number: int, state: Any) -> dict[str, Any]:
         folded = evolution.whitening.fold(search.get_mean(state))
         checkpoints.save(snapshot_path(settings, number), header("controller", number), folded)
         record = {"judged": float(judge(evolution, search.get_mean(state)))}
@@ -213,41 +228,45 @@ def train(settings: Settings) -> None:
         return record
 
     if plan.action == "continue":  # with the M that went on, what is there must be beaten
-        metrics.append(step=plan.done, first=plan.first, **keep(plan.done))
-    with progress(generations, "generation", plan.done - plan.first) as bar:
+        metrics.append(step=plan.done, first=plan.first, **keep(plan.done, state))
+    bar = progress(generations, "generation", plan.done - plan.first)
+    with bar, saving_when_stopped(save_state):
         for number in range(plan.done + 1, last + 1):
             generation_key = jax.random.fold_in(key, number)
-            state, returns = evolve(search, params, state, evolution, generation_key)
+            state, returns = evolve(search, params, reached[1], evolution, generation_key)
             record = summarise(returns, number, saved) | {"sigma": float(state.std)}
             if number % settings.validate_every == 0 or number == last:
-                record |= keep(number)
+                record |= keep(number, state)
             metrics.append(step=number, first=plan.first, **record)
-            if "judged" in record or number % settings.save_every == 0:
-                checkpoints.save(saved, header("controller training", number), state)
+            reached = number, state
             bar.update()
+            if "judged" in record or number % settings.save_every == 0:
+                save_state()
             shown = {name: f"{record[name]:.0f}" for name in ("best", "mean")}
             bar.set_postfix(shown, refresh=False)
 
     best = choose(settings, plan.first)
     _, controller = checkpoints.load_controller(snapshot_path(settings, best["step"]))
+    draw(settings)
     checkpoints.save(final, header("controller", last), controller)
     saved.unlink()
-    draw(settings)
     print(f"{final}: generation {best['step']}, " + describe(best))
 
 
 def summarise(returns: Array, generation: int, saved: Path) -> dict[str, float]:
     """Best, mean and spread of a generation; Failure if no candidate's return is a number."""
     values = np.asarray(returns)
-    if not np.isfinite(values).any():
+    values = values[np.isfinite(values)]
+    if not values.size:
+        kept = f"the last good state is kept in {saved}" if saved.exists() else "no state was saved"
         raise Failure(
-            f"no dream of generation {generation} has a return; the last good state is {saved}. "
+            f"no dream of generation {generation} has a return; {kept}. "
             "Is M trained? Try train_rnn.py --fresh with a lower --learning-rate"
         )
     return {
-        "best": float(np.nanmax(values)),
-        "mean": float(np.nanmean(values)),
-        "spread": float(np.nanstd(values)),
+        "best": float(values.max()),
+        "mean": float(values.mean()),
+        "spread": float(values.std()),
     }
 
 

@@ -9,7 +9,7 @@ from utils import checkpoints
 from utils.checkpoints import Header
 from utils.commandline import Failure
 from utils.episodes import EPISODE_ARRAYS, Entry, read_arrays, scan
-from utils.files import TIMES_NAME, read_metrics
+from utils.files import TIMES_NAME, read_metrics, read_records
 
 LOADERS = {
     "vae": checkpoints.load_vae,
@@ -70,7 +70,7 @@ class RunRecord:
     def stage_times(self) -> dict[str, StageTime]:
         """The times of every stage that worked on these folders, rounds of iterate.py included."""
         folders = (self.data_dir, self.folder, *sorted(self.folder.glob("rounds/*")))
-        records = [record for folder in folders for record in read_metrics(folder / TIMES_NAME)]
+        records = [record for folder in folders for record in read_records(folder / TIMES_NAME)]
         return _stage_times(records)
 
 
