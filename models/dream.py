@@ -55,11 +55,15 @@ def dream_return(
     start: DreamState,
     noise: MixtureNoise,
     temperature: float | Float[Array, ""],
+    reward_limit: float | Float[Array, ""] = jnp.inf,
 ) -> Float[Array, ""]:
     """Expected return of one dream in points, over as many steps as `noise` has rows.
 
     Survival is soft: a step counts by the probability that the dream got there, and its chance
     of leaving the playfield costs FAILURE_REWARD. A hard end would make the return a lottery.
+
+    No step counts more than `reward_limit` points. A dream is a piece of a lap, and in a piece
+    twice the speed is twice the tiles; but a whole lap's tiles are 1000 points at any speed.
     """
 
     def step(
@@ -69,7 +73,8 @@ def dream_return(
         action = controller(state.z, state.memory.hidden)
         state, prediction = imagine(rnn, state, action, noise, temperature)
         end = jax.nn.sigmoid(prediction.end_logit)
-        reward = survival * ((1 - end) * prediction.reward + end * FAILURE_REWARD)
+        earned = jnp.minimum(prediction.reward, reward_limit)
+        reward = survival * ((1 - end) * earned + end * FAILURE_REWARD)
         return (state, survival * (1 - end)), reward
 
     _, rewards = jax.lax.scan(step, (start, jnp.ones(())), noise)
@@ -82,6 +87,7 @@ def dream_returns(
     starts: DreamState,
     noise: MixtureNoise,
     temperature: float | Float[Array, ""],
+    reward_limit: float | Float[Array, ""] = jnp.inf,
 ) -> Float[Array, "candidates dreams"]:
     """Returns of every candidate in every dream, spread over all of JAX's devices.
 
@@ -91,19 +97,16 @@ def dream_returns(
         noise: (dreams, steps, latent); all candidates meet the same noise in the same dream, so
             that their returns differ by what they do and not by luck.
     """
-    over_dreams = jax.vmap(dream_return, in_axes=(None, None, 0, 0, None))
+    over_dreams = jax.vmap(dream_return, in_axes=(None, None, 0, 0, None, None))
 
     def returns(controller: Controller) -> Float[Array, " dreams"]:
-        return over_dreams(rnn, controller, starts, noise, temperature)
+        return over_dreams(rnn, controller, starts, noise, temperature, reward_limit)
 
     candidates, dreams = len(controllers.bias), len(noise.normal)
     together, devices = layout(candidates, dreams, len(jax.devices()), jax.default_backend())
     mesh = Mesh(jax.devices()[:devices], ("devices",))
     # The search's own arithmetic must not be divided among devices: its sums would round anew.
-    whole, shared = (
-        NamedSharding(mesh, PartitionSpec()),
-        NamedSharding(mesh, PartitionSpec("devices")),
-    )
+    whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("devices",)))
     controllers = jax.lax.with_sharding_constraint(controllers, whole)
     shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), controllers)
     shares = jax.lax.with_sharding_constraint(shares, shared)
