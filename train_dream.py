@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from evosax.algorithms import CMA_ES
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.controller import Controller, Whitening
 from models.dream import dream_returns
@@ -123,8 +123,8 @@ def evolve(
     state: Any,
     evolution: Evolution,
     key: PRNGKeyArray,
-    first: Array,
-    count: Array,
+    first: Int[Array, ""],
+    count: Int[Array, ""],
 ) -> tuple[Any, Float[Array, "generations candidates"], Float[Array, " generations"]]:
     """Generations `first` … `first` + `count` − 1, each ask, dream, tell, in one call.
 
@@ -262,7 +262,8 @@ def train(settings: Settings) -> None:
         while number < last:
             begun = time.monotonic()
             count = min(at_once, generations_to_stop(number, last, settings))
-            found = evolve(search, params, reached[1], evolution, key, number + 1, count)
+            which = jnp.int32(number + 1), jnp.int32(count)
+            found = evolve(search, params, reached[1], evolution, key, *which)
             state, *history = found[0], *(np.asarray(rows)[:count] for rows in found[1:])
             records = [
                 summarise(returns, number + 1 + row, saved) | {"sigma": float(sigma)}

@@ -320,6 +320,7 @@ def bad_fitness(value: float, candidates: int, at: int) -> Inject:
     def inject(script: Any) -> None:
         evolve, returns = script.evolve, script.dream_returns
         poisoned_evolve, count = eqx.filter_jit(evolve.__wrapped__), itertools.count(1)
+        script.generations_of_a_call = lambda *_: 1
 
         def poisoned_returns(*arguments: Any) -> Any:
             found = returns(*arguments)

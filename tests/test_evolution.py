@@ -1,6 +1,8 @@
 """CMA-ES as C is evolved by it: on known functions, and in a dream with a known best."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,7 +17,18 @@ import train_dream
 from models.controller import Controller, Whitening
 from models.dream import DreamState
 from models.rnn import MDNRNN, LSTMState
-from train_dream import Evolution, Settings, evolve, first_state, judge, summarise, whiten
+from train_dream import (
+    GENERATIONS_AT_ONCE,
+    Evolution,
+    Settings,
+    evolve,
+    first_state,
+    generations_of_a_call,
+    generations_to_stop,
+    judge,
+    summarise,
+    whiten,
+)
 from utils.commandline import Failure
 from utils.dream_starts import StartBank
 from utils.lineage import Plan
@@ -93,7 +106,7 @@ def random_group(moments: int, seed: int) -> DreamState:
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return Settings(candidates=10, dreams=3, horizon=HORIZON, sigma=0.3)
+    return Settings(candidates=10, dreams=3, horizon=HORIZON, sigma=0.3, reward_limit=99.0)
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +135,10 @@ def test_evolution_finds_what_the_dream_rewards(evolution: Evolution, begun: tup
     search, params, state = begun
     before, history = float(judge(evolution, search.get_mean(state))), []
     for generation in range(25):
-        key = jax.random.fold_in(jax.random.key(1), generation)
-        state, returns = evolve(search, params, state, evolution, key)
-        assert returns.shape == (10,)
-        history.append(float(returns.mean()))
+        key, first, count = jax.random.key(1), jnp.int32(generation), jnp.int32(1)
+        state, returns, _ = evolve(search, params, state, evolution, key, first, count)
+        assert returns.shape == (GENERATIONS_AT_ONCE, 10)
+        history.append(float(returns[0].mean()))
     after = float(judge(evolution, search.get_mean(state)))
     # A controller of zeros steers nowhere: −0.1 a step, and a little for the danger.
     np.testing.assert_allclose(before, -0.1 * HORIZON, atol=0.05)
@@ -137,14 +150,47 @@ def test_the_same_key_gives_the_same_generation(evolution: Evolution, begun: tup
     search, params, state = begun
 
     def generation(seed: int) -> list[np.ndarray]:
-        new, returns = evolve(search, params, state, evolution, jax.random.key(seed))
-        return [np.asarray(flat(search.get_mean(new))), np.asarray(returns)]
+        one = jnp.int32(1)
+        key = jax.random.key(seed)
+        new, returns, _ = evolve(search, params, state, evolution, key, one, one)
+        return [np.asarray(flat(search.get_mean(new))), np.asarray(returns[0])]
 
     first, second, other = generation(0), generation(0), generation(1)
     for a, b, c in zip(first, second, other, strict=True):
         np.testing.assert_array_equal(a, b)
         assert (a != c).any()
     assert judge(evolution, search.get_mean(state)) == judge(evolution, search.get_mean(state))
+
+
+def test_generations_are_the_same_bits_whichever_share_a_call(
+    evolution: Evolution, begun: tuple
+) -> None:
+    search, params, state = begun
+
+    def generations(state: Any, first: int, count: int) -> tuple[Any, np.ndarray, np.ndarray]:
+        which = jnp.int32(first), jnp.int32(count)
+        state, *history = evolve(search, params, state, evolution, jax.random.key(2), *which)
+        return state, *(np.asarray(rows)[:count] for rows in history)
+
+    together, returns, strengths = generations(state, 1, 5)
+    between, first_returns, first_strengths = generations(state, 1, 2)
+    after, last_returns, last_strengths = generations(between, 3, 3)
+    jax.tree.map(np.testing.assert_array_equal, together, after)
+    np.testing.assert_array_equal(returns, np.concatenate([first_returns, last_returns]))
+    np.testing.assert_array_equal(strengths, np.concatenate([first_strengths, last_strengths]))
+    assert strengths[-1] == float(together.std) and len(set(strengths.tolist())) == 5
+
+
+def test_calls_stop_where_a_state_is_saved_or_validated(settings: Settings) -> None:
+    settings = dataclasses.replace(settings, validate_every=15, save_every=10)
+    stops, done = [], 0
+    while done < 38:
+        done += generations_to_stop(done, 38, settings)
+        stops.append(done)
+    assert stops == [10, 15, 20, 30, 38]
+    assert generations_of_a_call(10, 2.0) == 5  # as many as take a second
+    assert generations_of_a_call(1, 60.0) == 1
+    assert generations_of_a_call(10, 1e-9) == GENERATIONS_AT_ONCE
 
 
 def test_candidates_of_a_generation_are_told_apart_by_what_they_do(evolution: Evolution) -> None:
@@ -168,7 +214,8 @@ def test_candidates_of_a_generation_are_told_apart_by_what_they_do(evolution: Ev
 def test_a_generation_is_compiled_once(evolution: Evolution, begun: tuple) -> None:
     # A state of other types than the one before would compile the whole generation again.
     search, params, state = begun
-    after, _ = evolve(search, params, state, evolution, jax.random.key(0))
+    one = jnp.int32(1)
+    after, *_ = evolve(search, params, state, evolution, jax.random.key(0), one, one)
     types = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(s)] for s in (state, after)]
     assert types[0] == types[1]
 
@@ -188,13 +235,16 @@ def test_one_candidate_without_a_number_ranks_last(begun: tuple) -> None:
     np.testing.assert_allclose(told, tell(jnp.array(99.0)), rtol=1e-6)
 
 
-def test_a_generation_without_any_number_is_a_failure() -> None:
-    saved = Path("runs/x/controller.training.eqx")
+def test_a_generation_without_any_number_is_a_failure(tmp_path: Path) -> None:
+    saved = tmp_path / "controller.training.eqx"
+    with pytest.raises(Failure, match="no state was saved"):
+        summarise(np.full(4, np.nan), 7, saved)
+    saved.touch()
     with pytest.raises(Failure, match=rf"generation 7 .*{saved}.*train_rnn\.py"):
-        summarise(jnp.full(4, jnp.nan), 7, saved)
+        summarise(np.full(4, np.nan), 7, saved)
     with pytest.raises(Failure):
-        summarise(jnp.array([jnp.nan, jnp.inf]), 7, saved)
-    summary = summarise(jnp.array([1.0, jnp.nan, 4.0]), 7, saved)
+        summarise(np.array([jnp.nan, jnp.inf]), 7, saved)
+    summary = summarise(np.array([1.0, jnp.nan, 4.0]), 7, saved)
     np.testing.assert_allclose([summary[k] for k in ("best", "mean", "spread")], [4, 2.5, 1.5])
 
 
