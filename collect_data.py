@@ -19,12 +19,12 @@ import numpy as np
 
 from utils import commandline
 from utils.commandline import CommonSettings, progress, setting
-from utils.driving import AGENT_MODES, AgentFiles, Drive, find_agent, run_drive, versions
+from utils.driving import AGENT_MODES, AgentFiles, Drive, drive_all, find_agent, versions
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import EPISODE_ARRAYS, scan
 from utils.files import locked, timed
 from utils.tracks import MODES, TRAINING
-from utils.workers import default_workers, run_tasks
+from utils.workers import default_workers
 
 MENU = {
     "random": "Random (Brownian noise)",
@@ -46,6 +46,9 @@ class Settings(CommonSettings):
         0.1, "iterative: standard deviation of the noise on each control", minimum=0.0
     )
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
+    dask: str | None = setting(
+        None, "address of a Dask scheduler whose workers drive, as tcp://host:8786"
+    )
     env: str = setting(
         "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
@@ -143,14 +146,14 @@ def main(settings: Settings) -> None:
             )
             for track in tracks
         ]
-        collect(tasks, settings.workers)
+        collect(tasks, settings.workers, settings.dask)
 
 
-def collect(tasks: list[Drive], workers: int) -> None:
+def collect(tasks: list[Drive], workers: int, cluster: str | None) -> None:
     """Drive all tasks in parallel, with a bar, and say what came of it."""
     scores, steps, laps, left = [], 0, 0, 0
     with progress(len(tasks), "episode") as bar:
-        for _, outcome in run_tasks(run_drive, tasks, min(workers, max(1, len(tasks)))):
+        for _, outcome in drive_all(tasks, workers, cluster):
             scores.append(outcome.score)
             steps += outcome.steps
             laps += outcome.lap_finished

@@ -18,13 +18,13 @@ import numpy as np
 from utils import commandline
 from utils.agent import Agent
 from utils.commandline import CommonSettings, describe_device, progress, setting
-from utils.driving import AgentFiles, Drive, Outcome, find_agent, run_drive, versions
+from utils.driving import AgentFiles, Drive, Outcome, drive_all, find_agent, versions
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import read_episode
 from utils.files import locked, timed, write_json
 from utils.film import replay, write_film, write_grid, write_plot
 from utils.tracks import SPLITS
-from utils.workers import default_workers, run_tasks
+from utils.workers import default_workers
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def drive_all(tasks: list[Drive], workers: int, label: str) -> list[Outcome]:
+def drive_tracks(tasks: list[Drive], workers: int, label: str) -> list[Outcome]:
     """Drive all tasks in parallel; outcomes in the order of the tasks."""
     outcomes = {}
     with progress(len(tasks), "episode", label=label) as bar:
-        for _, outcome in run_tasks(run_drive, tasks, min(workers, len(tasks))):
+        for _, outcome in drive_all(tasks, workers):
             outcomes[outcome.track] = outcome
             bar.update()
             bar.set_postfix(
@@ -126,7 +126,7 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
     ]
     evaluation = {
         "split": settings.split if first is None else None,
-        **summarise(drive_all(drives, settings.workers, "agent")),
+        **summarise(drive_tracks(drives, settings.workers, "agent")),
         "agent": files.sha256(),
         "versions": versions("jax", "equinox"),
         "yardstick": None,
@@ -135,7 +135,7 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
         others = [
             Drive(drive.track, settings.yardstick, MAX_STEPS, settings.env) for drive in drives
         ]
-        outcomes = drive_all(others, settings.workers, settings.yardstick)
+        outcomes = drive_tracks(others, settings.workers, settings.yardstick)
         evaluation["yardstick"] = {"driver": settings.yardstick, **summarise(outcomes)}
     return evaluation
 

@@ -33,14 +33,14 @@ from utils.agent import require_lineage
 from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
 from utils.dream_starts import StartBank, build_bank, save_bank
-from utils.driving import AgentFiles, Drive, run_drive
+from utils.driving import AgentFiles, Drive, drive_all
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import dataset_fingerprint, find_latents
 from utils.figures import curves
 from utils.files import Metrics, locked, read_metrics, sha256_of, timed
 from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
 from utils.tracks import VALIDATION
-from utils.workers import default_workers, run_tasks
+from utils.workers import default_workers
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def validate(settings: Settings, controller: Path) -> list[float]:
         Drive(track, "on-policy", MAX_STEPS, environment=settings.env, agent=agent)
         for track in VALIDATION[: settings.validation_tracks]
     ]
-    scores = {task.track: out.score for task, out in run_tasks(run_drive, tasks, settings.workers)}
+    scores = {task.track: outcome.score for task, outcome in drive_all(tasks, settings.workers)}
     return [scores[task.track] for task in tasks]
 
 

@@ -1,7 +1,7 @@
 """What goes wrong inside a script: each function returns an `inject(script)` for `stages.start`.
 
 Nothing here is known to the scripts. What must go wrong in a worker reaches it by its environment
-and by `drive`, which takes the place of the script's `run_drive`.
+and by `drive`, which takes the place of `utils.driving.run_drives`.
 """
 
 import builtins
@@ -24,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import utils.driving
 import utils.files
 import utils.workers
-from utils.driving import Drive, Outcome, run_drive
+from utils.driving import Group, Outcome, run_drives
 
 Inject = Callable[[Any], object]
 WORKER_ORDERS = "FAULTS_WORKER"  # environment variable: what a worker is to do, and with which file
@@ -59,15 +60,14 @@ def at_writes(action: Callable[[int, Any], Any]) -> None:
     utils.files.open = opening
 
 
-def orders_to_workers(script: Any, orders: str) -> None:
-    """Have the script's workers call `drive` with these orders."""
+def orders_to_workers(orders: str) -> None:
+    """Have the workers call `drive` with these orders."""
     os.environ[WORKER_ORDERS] = orders
-    if hasattr(script, "run_drive"):
-        script.run_drive = drive
+    utils.driving.run_drives = drive
 
 
-def drive(task: Drive) -> Outcome:
-    """What a worker does in place of `run_drive`."""
+def drive(group: Group) -> list[Outcome]:
+    """What a worker does in place of `run_drives`."""
     order, number, path = os.environ[WORKER_ORDERS].split(" ", 2)
     if order == "count":
         at_renames(lambda _, moment: moment == "before" and note(path, "worker"))
@@ -78,7 +78,7 @@ def drive(task: Drive) -> Outcome:
         os.kill(os.getpid(), signal.SIGKILL)
     elif order == "hang" and note(path, "hung") == 1:
         time.sleep(3600)
-    return run_drive(task)
+    return run_drives(group)
 
 
 def note(path: str, text: str) -> int:
@@ -103,7 +103,7 @@ def counting(path: Path) -> Inject:
     def inject(script: Any) -> None:
         at_renames(lambda _, moment: moment == "before" and note(str(path), "rename"))
         at_writes(lambda _, name: (note(str(path), f"write {name}"), name)[1])
-        orders_to_workers(script, f"count 0 {path}")
+        orders_to_workers(f"count 0 {path}")
 
     return inject
 
@@ -122,9 +122,9 @@ def worker_orders(order: str, number: int, path: Path, seconds: float | None = N
     """Have workers die or hang; `seconds` after which one counts as hanging."""
 
     def inject(script: Any) -> None:
-        orders_to_workers(script, f"{order} {number} {path}")
+        orders_to_workers(f"{order} {number} {path}")
         if seconds is not None:
-            utils.workers.run_tasks.__defaults__ = (seconds,)
+            utils.workers.run_tasks.__defaults__ = (seconds, None)
 
     return inject
 

@@ -1,11 +1,24 @@
 """Drives as tasks: the fast drawing changes nothing, and identity decides every byte."""
 
 import dataclasses
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from oracles import lstm_step, random_model
 
-from utils.driving import Drive, run_drive
+from models.controller import Controller
+from models.rnn import MDNRNN
+from models.vae import ConvVAE
+from utils.agent import LANES, Agent
+from utils.checkpoints import Header, save
+from utils.environment import drive, make_environment, shrink
+from utils.files import sha256_of
+
+from utils.driving import AgentFiles, Drive, Group, drive_all, group_drives, make_driver, run_drives
 from utils.tracks import VALIDATION
 
 
@@ -13,11 +26,11 @@ from utils.tracks import VALIDATION
 def test_both_drawings_give_the_same_score_and_bytes(tmp_path: Path, driver: str) -> None:
     paths = {name: tmp_path / f"{name}.npz" for name in ("fast", "gymnasium")}
     outcomes = [
-        run_drive(Drive(VALIDATION[3], driver, max_steps=60, environment=name, output=path))
+        run_drives(Group((Drive(VALIDATION[3], driver, 60, name, output=path),)))
         for name, path in paths.items()
     ]
     assert outcomes[0] == outcomes[1]
-    assert outcomes[0].steps == 60
+    assert outcomes[0][0].steps == 60
     assert paths["fast"].read_bytes() == paths["gymnasium"].read_bytes()
 
 
@@ -26,6 +39,106 @@ def test_noise_follows_from_mode_seed_and_track(tmp_path: Path) -> None:
     again = dataclasses.replace(drive, output=tmp_path / "b.npz")
     other = dataclasses.replace(drive, seed=1, output=tmp_path / "c.npz")
     for task in (drive, again, other):
-        run_drive(task)
+        run_drives(Group((task,)))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert (tmp_path / "a.npz").read_bytes() != (tmp_path / "c.npz").read_bytes()
+
+
+SIZES = {"latent": 32, "hidden": 16, "components": 2}
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> AgentFiles:
+    """An agent that does something else in every frame."""
+    files = AgentFiles.of_run(tmp_path_factory.mktemp("agent"))
+    rng = np.random.default_rng(0)
+    features = SIZES["latent"] + SIZES["hidden"]
+    controller = jax.tree.map(
+        lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), Controller(features)
+    )
+    begun = {"step": 1, "first": 0, "continued_from": ""}
+    vae = random_model(lambda: ConvVAE(32, key=jax.random.key(0)), seed=1)
+    save(files.vae, Header("vae", {"latent": 32}, {}, {}, begun), vae)
+    inputs = {"vae": sha256_of(files.vae)}
+    rnn = random_model(lambda: MDNRNN(**SIZES, key=jax.random.key(0)), seed=2)
+    save(files.rnn, Header("rnn", SIZES, {}, inputs, begun), rnn)
+    inputs |= {"rnn": sha256_of(files.rnn)}
+    save(
+        files.controller,
+        Header("controller", {"features": features}, {}, inputs, begun),
+        controller,
+    )
+    return files
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The bytes of a folder's episodes, in short."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("mode", ["on-policy", "iterative"])
+def test_an_episode_has_the_same_bytes_whatever_is_driven_beside_it(
+    tmp_path: Path, agent: AgentFiles, mode: str
+) -> None:
+    def drives(name: str, tracks: Iterable[int]) -> list[Drive]:
+        return [
+            Drive(
+                track,
+                mode,
+                20 + track,
+                exploration=0.3,
+                agent=agent,
+                output=tmp_path / name / f"{track}.npz",
+            )
+            for track in tracks
+        ]
+
+    for task in drives("alone", range(4)):
+        run_drives(Group((task,)))
+    for group in group_drives(drives("together", range(4)), workers=1):
+        assert len(group.drives) == LANES == 2
+        run_drives(group)
+    a, b, c, d = drives("otherwise", range(4))
+    for group in (a, d), (c, b):  # other neighbours, and the longer drive first or last
+        run_drives(Group(group))
+    alone = digests(tmp_path / "alone")
+    assert len(set(alone.values())) == 4
+    assert alone == digests(tmp_path / "together") == digests(tmp_path / "otherwise")
+
+
+def test_an_episode_has_the_same_bytes_whatever_the_number_of_workers(
+    tmp_path: Path, agent: AgentFiles
+) -> None:
+    scores = {}
+    for workers in (1, 2, 5):
+        tasks = [
+            Drive(track, "on-policy", 25, agent=agent, output=tmp_path / f"{workers}/{track}.npz")
+            for track in (7, 8, 9, 11, 12)  # one more in one lane than in the other
+        ]
+        scores[workers] = {task.track: outcome for task, outcome in drive_all(tasks, workers)}
+        assert [len(g.drives) for g in group_drives(tasks, workers)] == (
+            [1] * 5 if workers == 5 else [2, 2, 1]
+        )
+    assert scores[1] == scores[2] == scores[5] and len(scores[1]) == 5
+    assert digests(tmp_path / "1") == digests(tmp_path / "2") == digests(tmp_path / "5")
+
+
+def test_actions_with_noise_stay_inside_the_action_space_and_are_remembered(
+    agent: AgentFiles,
+) -> None:
+    task = Drive(3, "iterative", 30, exploration=1.0, agent=agent)
+    driver, environment = make_driver(task), make_environment()
+    actions = drive(environment, driver, task.track, task.max_steps, {}).actions
+    assert all(action in environment.action_space for action in actions)
+    assert ((actions == 1) | (actions == -1)).any(), "no action was so noisy that it was cut"
+    plain = drive(environment, Agent.load(agent), task.track, task.max_steps, {}).actions
+    assert (actions != plain).any(axis=1).all()
+    # The memory has seen the noisy actions, not the intended ones.
+    loaded = Agent.load(agent)
+    observation, _ = environment.reset(seed=task.track)
+    hidden, cell = np.zeros((2, SIZES["hidden"]))
+    for action in actions:
+        z = np.asarray(jax.jit(loaded.vae.encode)(shrink(observation))[0])
+        hidden, cell = lstm_step(loaded.rnn, hidden, cell, z, action)
+        observation, *_ = environment.step(action)
+    np.testing.assert_allclose(driver.agent.memory.hidden[0], hidden, atol=1e-4)

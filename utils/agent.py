@@ -1,9 +1,11 @@
-"""The agent on the real track: V sees, C decides, M remembers. And where its parts come from."""
+"""The agent on the real track: V sees, C decides, M remembers."""
 
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -15,19 +17,17 @@ from utils.commandline import Failure
 from utils.driving import AgentFiles
 from utils.files import sha256_of
 
+# Cars that one process drives side by side: V's products are then twice as fast. The batch is
+# always so large, empty lanes are padding, and a track has its lane: so an episode has the same
+# bytes whichever others are driven beside it.
+LANES = 2
+ACTIONS_LOW, ACTIONS_HIGH = np.float32([-1, 0, 0]), np.float32([1, 1, 1])
+
 
 @eqx.filter_jit
 def see(vae: ConvVAE, frame: UInt8[Array, "64 64 3"]) -> Float[Array, " latent"]:
     """The frame's latent: mu, since a driver has no use for the encoder's noise."""
     return vae.encode(frame)[0]
-
-
-@eqx.filter_jit
-def decide(
-    controller: Controller, z: Float[Array, " latent"], memory: LSTMState
-) -> Float[Array, " 3"]:
-    """The action for what is seen and remembered."""
-    return controller(z, memory.hidden)
 
 
 @eqx.filter_jit
@@ -38,8 +38,22 @@ def remember(
     return rnn.step(memory, z, action)[0]
 
 
+@jax.jit
+def drive_on(
+    parts: tuple[ConvVAE, MDNRNN, Controller],
+    memory: LSTMState,
+    frames: UInt8[Array, "lanes 64 64 3"],
+    noise: Float[Array, "lanes 3"],
+) -> tuple[LSTMState, Float[Array, "lanes 3"]]:
+    """See, decide, and remember what was seen and done; the noise is added to the decision."""
+    vae, rnn, controller = parts
+    z = vae.encode(frames)[0]
+    actions = jnp.clip(controller(z, memory.hidden) + noise, ACTIONS_LOW, ACTIONS_HIGH)
+    return rnn.step(memory, z, actions)[0], actions
+
+
 class Agent:
-    """Drives with a trained V, M and C; a `Driver`."""
+    """Drives with a trained V, M and C, one car or LANES of them; a `Driver`."""
 
     def __init__(self, vae: ConvVAE, rnn: MDNRNN, controller: Controller):
         self.vae, self.rnn, self.controller = vae, rnn, controller
@@ -57,23 +71,23 @@ class Agent:
         return cls(vae, rnn, controller)
 
     def reset(self, environment: Any = None) -> None:
-        """Begin an episode with an empty memory."""
-        self.memory = self.rnn.initial_state()
+        """Begin with an empty memory in every lane."""
+        self.memory = LSTMState(*np.zeros((2, LANES, self.rnn.hidden), np.float32))
 
-    def decide(self, frame: np.ndarray) -> np.ndarray:
-        """Frame uint8 (64, 64, 3) -> action float32 (3), before the memory has seen either."""
-        self.z = see(self.vae, frame)
-        return np.asarray(decide(self.controller, self.z, self.memory))
+    def act_together(self, frames: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Frames uint8 (LANES, 64, 64, 3), noise float32 (LANES, 3) -> actions float32 (LANES, 3).
 
-    def remember(self, action: np.ndarray) -> None:
-        """Put the frame just seen and the action really done into the memory."""
-        self.memory = remember(self.rnn, self.memory, self.z, action)
+        The memory takes in the frames, and the actions as they are with the noise.
+        """
+        parts = (self.vae, self.rnn, self.controller)
+        self.memory, actions = drive_on(parts, self.memory, frames, noise)
+        return np.asarray(actions)
 
-    def act(self, frame: np.ndarray) -> np.ndarray:
-        """`decide`, then `remember`."""
-        action = self.decide(frame)
-        self.remember(action)
-        return action
+    def act(self, frame: np.ndarray, noise: np.ndarray | float = 0.0) -> np.ndarray:
+        """Frame uint8 (64, 64, 3) -> action float32 (3), in the first lane."""
+        frames, noises = np.zeros((LANES, *frame.shape), np.uint8), np.zeros((LANES, 3), np.float32)
+        frames[0], noises[0] = frame, noise
+        return self.act_together(frames, noises)[0]
 
 
 def require_lineage(path: Path, inputs: dict[str, str], part: str, expected: Path) -> None:

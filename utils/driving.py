@@ -1,19 +1,23 @@
 """Real drives as tasks for worker processes: one track, one driver, one episode."""
 
+import collections
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils.commandline import Failure
-from utils.drivers import Noise, RandomDriver, ScriptedDriver, Style, clip_action, sample_style
-from utils.environment import Driver, drive, make_environment
+from utils.drivers import Noise, RandomDriver, ScriptedDriver, Style, sample_style
+from utils.environment import FRAME_SHAPE, Driver, Episode, drive, make_environment, rollout
 from utils.episodes import write_episode
 from utils.files import sha256_of
 from utils.tracks import MODES
+from utils.workers import run_tasks
 
 AGENT_MODES = ("iterative", "on-policy")
 
@@ -89,9 +93,7 @@ class ExploringDriver:
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         """Frame uint8 (64, 64, 3) -> action float32 (3), the agent's with noise."""
-        action = clip_action(self.agent.decide(frame) + self.noise.sample())
-        self.agent.remember(action)
-        return action
+        return self.agent.act(frame, self.noise.sample())
 
 
 @functools.lru_cache(maxsize=2)
@@ -112,18 +114,68 @@ def make_driver(task: Drive) -> Driver:
     if task.driver not in AGENT_MODES:
         return ScriptedDriver(sample_style(task.driver, rng), rng)
     assert task.agent is not None
-    agent = _load_agent(task.agent)
-    return agent if task.driver == "on-policy" else ExploringDriver(agent, task.exploration, rng)
+    exploration = task.exploration if task.driver == "iterative" else 0.0
+    return ExploringDriver(_load_agent(task.agent), exploration, rng)
 
 
-def run_drive(task: Drive) -> Outcome:
-    """Drive the episode, write its file if one is asked for, and return the outcome.
+def drive_all(
+    tasks: Sequence[Drive], workers: int, cluster: str | None = None
+) -> Iterator[tuple[Drive, Outcome]]:
+    """Drive every task in worker processes, here or on a Dask cluster; yields them as they end."""
+    if cluster is not None:  # its workers have folders of their own
+        tasks = [absolute(task) for task in tasks]
+    groups = group_drives(tasks, workers)
+    done = run_tasks(run_drives, groups, max(1, min(workers, len(groups))), cluster=cluster)
+    for group, outcomes in done:
+        yield from zip(group.drives, outcomes, strict=True)
 
-    A fresh environment for every episode: its bytes never depend on what was driven before.
-    """
-    environment = make_environment(task.environment)
-    episode = drive(environment, make_driver(task), task.track, task.max_steps, task.provenance)
-    environment.close()
+
+def absolute(task: Drive) -> Drive:
+    """The task with paths that do not depend on the folder that a process is in."""
+    files = task.agent and AgentFiles(
+        *(Path(path).resolve() for path in dataclasses.astuple(task.agent))
+    )
+    return dataclasses.replace(task, agent=files, output=task.output and task.output.resolve())
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Drives that one process does side by side: of one agent, each in another lane."""
+
+    drives: tuple[Drive, ...]
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.drives))
+
+
+def lane_of(task: Drive) -> int:
+    """The lane that the task's track has, always."""
+    from utils.agent import LANES
+
+    return task.track % LANES
+
+
+def group_drives(tasks: Sequence[Drive], workers: int) -> list[Group]:
+    """Agents drive in full lanes where there are more tasks than workers; scripts drive alone."""
+    if len(tasks) <= workers or tasks[0].driver not in AGENT_MODES:
+        return [Group((task,)) for task in tasks]
+    lanes = collections.defaultdict(list)
+    for task in tasks:
+        lanes[lane_of(task)].append(task)
+    rows = itertools.zip_longest(*lanes.values())
+    return [Group(tuple(task for task in row if task is not None)) for row in rows]
+
+
+def run_drives(group: Group) -> list[Outcome]:
+    """Drive the episodes of a group and write the files that are asked for; outcomes in order."""
+    with_agent = group.drives[0].driver in AGENT_MODES
+    ended = (drive_together if with_agent else drive_alone)(group.drives)
+    outcomes = {task.track: conclude(task, episode) for task, episode in ended}
+    return [outcomes[task.track] for task in group.drives]
+
+
+def conclude(task: Drive, episode: Episode) -> Outcome:
+    """Write the episode's file if one is asked for; what is kept besides."""
     if task.output is not None:
         write_episode(task.output, episode)
     return Outcome(
@@ -133,6 +185,47 @@ def run_drive(task: Drive) -> Outcome:
         lap_finished=episode.lap_finished,
         left_playfield=bool(episode.terminated[-1] and not episode.lap_finished),
     )
+
+
+# A fresh environment for every episode: its bytes never depend on what was driven before.
+
+
+def drive_alone(tasks: Sequence[Drive]) -> Iterator[tuple[Drive, Episode]]:
+    """Drive the tasks one after another."""
+    for task in tasks:
+        environment = make_environment(task.environment)
+        driver = make_driver(task)
+        yield task, drive(environment, driver, task.track, task.max_steps, task.provenance)
+        environment.close()
+
+
+def drive_together(tasks: Sequence[Drive]) -> Iterator[tuple[Drive, Episode]]:
+    """Drive the tasks of one agent side by side, each in its lane; yields them as they end."""
+    from utils.agent import LANES
+
+    cars = {lane_of(task): task for task in tasks}
+    drivers = {lane: make_driver(task) for lane, task in cars.items()}
+    environments = {lane: make_environment(task.environment) for lane, task in cars.items()}
+    steps = {
+        lane: rollout(environments[lane], task.track, task.max_steps, task.provenance)
+        for lane, task in cars.items()
+    }
+    agent = _load_agent(tasks[0].agent)
+    agent.reset()
+    frames, noise = np.zeros((LANES, *FRAME_SHAPE), np.uint8), np.zeros((LANES, 3), np.float32)
+    for lane in cars:
+        frames[lane] = next(steps[lane])
+    while steps:
+        for lane in steps:
+            noise[lane] = drivers[lane].noise.sample()
+        actions = agent.act_together(frames, noise)
+        for lane in list(steps):
+            try:
+                frames[lane] = steps[lane].send(actions[lane])
+            except StopIteration as end:
+                del steps[lane]
+                environments[lane].close()
+                yield cars[lane], end.value
 
 
 def versions(*extra: str) -> dict[str, str]:

@@ -1,9 +1,10 @@
 """CarRacing-v3 as this project sees it: the real rollout and the 64×64 frame.
 
-The same two functions serve collection, validation and testing.
+The same two functions, `rollout` and `shrink`, serve collection, validation and testing.
 """
 
 import dataclasses
+from collections.abc import Generator
 from typing import Any, Protocol
 
 import gymnasium
@@ -69,20 +70,18 @@ def shrink(frame: np.ndarray) -> np.ndarray:
     return ((out + 4) // 9).astype(np.uint8)
 
 
-def drive(
-    environment: gymnasium.Env,
-    driver: Driver,
-    track: int,
-    max_steps: int,
-    provenance: dict[str, Any],
-) -> Episode:
-    """Drive one episode on the track with seed `track`, for at most `max_steps` steps."""
+def rollout(
+    environment: gymnasium.Env, track: int, max_steps: int, provenance: dict[str, Any]
+) -> Generator[np.ndarray, np.ndarray, Episode]:
+    """One episode on the track with seed `track`, for at most `max_steps` steps.
+
+    Yields each frame, uint8 (64, 64, 3), and is sent the action for it; returns the episode.
+    """
     observation, _ = environment.reset(seed=track)
-    driver.reset(environment)
     frames, actions, rewards = [shrink(observation)], [], []
     terminated, lap_finished = False, False
     while not terminated and len(actions) < max_steps:
-        action = np.asarray(driver.act(frames[-1]), np.float32)
+        action = np.asarray((yield frames[-1]), np.float32)
         observation, reward, terminated, _, info = environment.step(action)
         frames.append(shrink(observation))
         actions.append(action)
@@ -100,3 +99,21 @@ def drive(
         seed=track,
         provenance=provenance,
     )
+
+
+def drive(
+    environment: gymnasium.Env,
+    driver: Driver,
+    track: int,
+    max_steps: int,
+    provenance: dict[str, Any],
+) -> Episode:
+    """Drive one episode with one driver."""
+    steps = rollout(environment, track, max_steps, provenance)
+    frame = next(steps)
+    driver.reset(environment)
+    while True:
+        try:
+            frame = steps.send(driver.act(frame))
+        except StopIteration as end:
+            return end.value

@@ -1,0 +1,106 @@
+"""Workers of a Dask cluster: as good as our own, a killed one and a hanging one included."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_workers import (
+    attempts,
+    die_always,
+    die_once,
+    hang_once,
+    is_running,
+    surroundings,
+    wait_for,
+)
+
+import utils.workers
+from utils.commandline import Failure
+from utils.driving import Drive, drive_all
+from utils.workers import WORKER_ENVIRONMENT, run_tasks
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator["distributed.LocalCluster"]:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def address(cluster: "distributed.LocalCluster") -> str:
+    """Where its scheduler answers, once both workers are there: they are started anew by deaths."""
+    wait_for(lambda: len(cluster.scheduler.workers) == 2)
+    return cluster.scheduler_address
+
+
+def test_a_killed_worker_is_replaced_and_its_task_redone(tmp_path: Path, address: str) -> None:
+    tasks = [(number, str(tmp_path)) for number in range(6)]
+    results = {task[0]: result for task, result in run_tasks(die_once, tasks, 1, cluster=address)}
+    assert results == {number: number**2 for number in range(6)}
+    first, second = attempts(tmp_path, 1)
+    assert first != second
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_task_redone(tmp_path: Path, address: str) -> None:
+    tasks = [(3, str(tmp_path))]
+    assert list(run_tasks(hang_once, tasks, 1, timeout=1.0, cluster=address)) == [(tasks[0], 9)]
+    first, second = attempts(tmp_path, 3)
+    assert first != second
+
+
+def test_a_task_whose_worker_always_dies_is_reported_by_name(tmp_path: Path, address: str) -> None:
+    with pytest.raises(Failure, match=r"\(1, .*worker died or hung"):
+        list(run_tasks(die_always, [(1, str(tmp_path))], 1, cluster=address))
+    assert len(attempts(tmp_path, 1)) >= 3
+
+
+def test_workers_have_one_thread_and_no_accelerator(address: str) -> None:
+    [(_, seen)] = run_tasks(surroundings, [(0, "")], 1, cluster=address)
+    assert seen == WORKER_ENVIRONMENT
+
+
+def test_episodes_are_the_bytes_of_our_own_workers_though_one_is_killed(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drives(folder: str) -> list[Drive]:
+        """With relative paths: the cluster's workers are in another folder."""
+        return [
+            Drive(track, "recovery", max_steps=200, output=Path(folder) / f"{track}.npz")
+            for track in range(5)
+        ]
+
+    monkeypatch.chdir(tmp_path)
+    with distributed.Client(address, set_as_default=False) as client:
+        worker = next(iter(client.run(os.getpid).values()))
+    on_cluster = {}
+    for task, outcome in drive_all(drives("dask"), workers=1, cluster=address):
+        if not on_cluster:  # both workers have a task now, and more are waiting
+            os.kill(worker, signal.SIGKILL)
+        on_cluster[task.track] = outcome
+    assert not is_running(worker)
+    here = {task.track: outcome for task, outcome in drive_all(drives("here"), workers=2)}
+    assert on_cluster == here and len(here) == 5
+    for path in sorted(Path("here").iterdir()):
+        assert (Path("dask") / path.name).read_bytes() == path.read_bytes()
+    assert not list(Path("dask").glob(".*"))
+
+
+def test_no_scheduler_and_workers_of_several_threads_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(utils.workers, "CONNECT_SECONDS", 1)
+    with pytest.raises(Failure, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9:"):
+        list(run_tasks(surroundings, [(0, "")], 1, cluster="tcp://127.0.0.1:9"))
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
+        ) as wide,
+        pytest.raises(Failure, match="--nthreads 1"),
+    ):
+        list(run_tasks(surroundings, [(0, "")], 1, cluster=wide.scheduler_address))
