@@ -120,7 +120,8 @@ def test_figures_are_those_of_the_files(workshop: Workshop, found: Page) -> None
     last = read_metrics(workshop.run_dir / "rnn.metrics.jsonl")[-1]
     assert show(last["nll_50"]) in found.sections["dreams"]
     for stage in ("collect_data", "run_vae_training", "train_dream", "test_agent"):
-        assert re.search(rf"{stage}\.py .*? MB\s+[\d.]+ (s|min|h)\s+\d", found.sections["costs"]), stage
+        row = rf"{stage}\.py .*? MB\s+[\d.]+ (s|min|h)\s+\d"
+        assert re.search(row, found.sections["costs"]), stage
 
 
 def test_the_real_frames_are_shown_as_they_were(workshop: Workshop, found: Page) -> None:
