@@ -56,6 +56,9 @@ class Settings(CommonSettings):
     temperature: float = setting(
         1.0, "of the dream: above 1 it is harder to exploit, below 1 easier", minimum=0.01
     )
+    reward_limit: float = setting(
+        1.0, "points that a dreamed step may earn: about the pace of a lap in 900 steps"
+    )
     sigma: float = setting(0.02, "first mutation strength, on whitened [z, h]", minimum=0.0)
     reset_share: float = setting(0.15, "share of dreams that begin at a start line", minimum=0.0)
     on_policy_share: float = setting(
@@ -105,7 +108,9 @@ class Evolution(eqx.Module):
         starts = self.bank.draw(start_key, dreams, settings.reset_share, settings.on_policy_share)
         noise = mixture_noise(noise_key, (dreams, settings.horizon, self.rnn.latent))
         folded = jax.vmap(self.whitening.fold)(controllers)
-        return dream_returns(self.rnn, folded, starts, noise, settings.temperature)
+        return dream_returns(
+            self.rnn, folded, starts, noise, settings.temperature, settings.reward_limit
+        )
 
 
 @eqx.filter_jit

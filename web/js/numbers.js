@@ -32,7 +32,10 @@ export class Numbers {
   listen() {
     byId("random").addEventListener("click", () => this.random());
     byId("reset").addEventListener("click", () => this.pickFrom(this.from));
-    byId("mix").addEventListener("input", () => this.mix(Number(byId("mix").value) / 100));
+    byId("mix").addEventListener("input", () => {
+      this.stop();
+      this.mix(Number(byId("mix").value) / 100);
+    });
     byId("sweep-play").addEventListener("click", () => this.play("sweep"));
     byId("mix-play").addEventListener("click", () => this.play("mix"));
   }
