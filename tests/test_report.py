@@ -16,7 +16,7 @@ from scripts import COLLECTED, ROOT, Workshop
 
 from utils.checkpoints import count_parameters, load_rnn, load_vae
 from utils.episodes import read_episode
-from utils.files import TIMES_NAME, locked, read_metrics, sha256_of, timed
+from utils.files import TIMES_NAME, locked, read_metrics, read_records, sha256_of, timed
 from utils.page import details, escape, film, page, show, table
 from utils.report_driving import CONTROLLER_PANELS
 from utils.report_models import RNN_PANELS, VAE_PANELS
@@ -189,7 +189,7 @@ def test_times_tell_what_was_done_stopped_and_killed(
         pass
     with pytest.raises(KeyboardInterrupt), timed(tmp_path, "train_rnn"):
         raise KeyboardInterrupt
-    first, second, _, fourth = records = read_metrics(tmp_path / TIMES_NAME)
+    first, second, _, fourth = records = read_records(tmp_path / TIMES_NAME)
     assert first["command"] == ["train_rnn.py", "--steps", "3"]
     assert (second["ended"], fourth["ended"]) == ("done", "KeyboardInterrupt")
     with open(tmp_path / TIMES_NAME, "w") as file:  # two that ended, after one that was killed
