@@ -70,7 +70,7 @@ def path(suite: Suite, rng: np.random.Generator, stage: str, name: str) -> None:
         flags = ("--output-dir", folders["run"]) if stage == "drive" else ()
         root = Path(os.path.realpath(here / base)) if name not in IMPOSSIBLE else here / "x"
         cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-        watch = inject.watched(record, root, cache, Path("/dev"), sandbox.parent)
+        watch = inject.watched(record, root, cache, Path("/dev"))
         ended = finish(stage, here, *flags, **folders, inject=watch)
         changed = files_in(sandbox)
         if name in IMPOSSIBLE:

@@ -70,9 +70,10 @@ ABSENT = {
     "dream": "data/latents/recovery/20000002.npz",
 }
 CHAINS = {
-    "run": tuple(FLAGS),
-    "other": tuple(FLAGS),
+    "run": SIX,
+    "other": SIX,
     "round": tuple(ROUND),
+    "iterate": ("round",),
     "absent": tuple(ABSENT),
 }
 # Constants of modules that only make things large.
