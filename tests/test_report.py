@@ -16,7 +16,7 @@ from scripts import COLLECTED, ROOT, Workshop
 
 from utils.checkpoints import count_parameters, load_rnn, load_vae
 from utils.episodes import read_episode
-from utils.files import TIMES_NAME, locked, read_metrics, sha256_of, timed
+from utils.files import TIMES_NAME, locked, read_metrics, read_records, sha256_of, timed
 from utils.page import details, escape, film, page, show, table
 from utils.report_driving import CONTROLLER_PANELS
 from utils.report_models import RNN_PANELS, VAE_PANELS
@@ -120,9 +120,8 @@ def test_figures_are_those_of_the_files(workshop: Workshop, found: Page) -> None
     last = read_metrics(workshop.run_dir / "rnn.metrics.jsonl")[-1]
     assert show(last["nll_50"]) in found.sections["dreams"]
     for stage in ("collect_data", "run_vae_training", "train_dream", "test_agent"):
-        assert re.search(rf"{stage}\.py .*? MB\s+[\d.]+ (s|min|h)\s+\d", found.sections["costs"]), (
-            stage
-        )
+        row = rf"{stage}\.py .*? MB\s+[\d.]+ (s|min|h)\s+\d"
+        assert re.search(row, found.sections["costs"]), stage
 
 
 def test_the_real_frames_are_shown_as_they_were(workshop: Workshop, found: Page) -> None:
@@ -190,7 +189,7 @@ def test_times_tell_what_was_done_stopped_and_killed(
         pass
     with pytest.raises(KeyboardInterrupt), timed(tmp_path, "train_rnn"):
         raise KeyboardInterrupt
-    first, second, _, fourth = records = read_metrics(tmp_path / TIMES_NAME)
+    first, second, _, fourth = records = read_records(tmp_path / TIMES_NAME)
     assert first["command"] == ["train_rnn.py", "--steps", "3"]
     assert (second["ended"], fourth["ended"]) == ("done", "KeyboardInterrupt")
     with open(tmp_path / TIMES_NAME, "w") as file:  # two that ended, after one that was killed

@@ -114,7 +114,10 @@ def locked(folder: Path) -> Iterator[None]:
             os.ftruncate(lock, 0)
             os.write(lock, f"process {os.getpid()}".encode())
         sweep(folder)
-        yield
+        try:
+            yield
+        finally:
+            sweep(folder)  # of workers stopped while they wrote, because another's disk was full
         os.ftruncate(lock, 0)
     finally:
         os.close(lock)
