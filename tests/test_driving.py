@@ -13,12 +13,11 @@ from oracles import lstm_step, random_model
 from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
-from utils.agent import LANES, Agent
+from utils.agent import LANES, Agent, see
 from utils.checkpoints import Header, save
+from utils.driving import AgentFiles, Drive, Group, drive_all, group_drives, make_driver, run_drives
 from utils.environment import drive, make_environment, shrink
 from utils.files import sha256_of
-
-from utils.driving import AgentFiles, Drive, Group, drive_all, group_drives, make_driver, run_drives
 from utils.tracks import VALIDATION
 
 
@@ -138,7 +137,7 @@ def test_actions_with_noise_stay_inside_the_action_space_and_are_remembered(
     observation, _ = environment.reset(seed=task.track)
     hidden, cell = np.zeros((2, SIZES["hidden"]))
     for action in actions:
-        z = np.asarray(jax.jit(loaded.vae.encode)(shrink(observation))[0])
+        z = np.asarray(see(loaded.vae, shrink(observation)))
         hidden, cell = lstm_step(loaded.rnn, hidden, cell, z, action)
         observation, *_ = environment.step(action)
     np.testing.assert_allclose(driver.agent.memory.hidden[0], hidden, atol=1e-4)
