@@ -60,7 +60,7 @@ dream: $(VENV)/installed  ## the newest agent's dream as a web page, shown in th
 	$(BIN)/python export_dream.py --run-dir $(DREAM_RUN) --output-dir $(DREAM_DIR) --open
 
 test: $(VENV)/installed-test  ## the tests
-	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 
 faults: $(VENV)/installed-faults  ## every fault against every stage: 40 minutes of 2 CPU cores
 	$(BIN)/python -m faults

@@ -159,6 +159,12 @@ def wait_until_empty(group: int, seconds: float = 20.0) -> None:
 KILL = signal.SIGKILL
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder of this session that all of pytest-xdist's processes share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """All six scripts, run in order on the real environment."""
@@ -166,7 +172,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     environment = {
         **os.environ,
         # Compiled once for all processes of this session; results do not depend on it.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(shared_folder(tmp_path_factory) / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONUNBUFFERED": "1",
     }

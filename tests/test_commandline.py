@@ -109,6 +109,7 @@ def test_every_setting_is_a_flag_that_takes_effect(name: str) -> None:
             value = Path("some/where")
         else:
             value = 7 if before is None else before + 1
+            value = str(value) if types[field.name] == (str | None) else value
         changed = parse(name, flag(field.name), str(value))
         assert changed == dataclasses.replace(settings_class(), **{field.name: value})
         assert type(getattr(changed, field.name)) is type(value) or isinstance(value, Path)

@@ -16,5 +16,5 @@ def test_the_quick_share_of_the_faults_is_survived(tmp_path: Path) -> None:
         timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for part in ("kill −9 at a rename", "disk full", "links inside", "damage: corpus"):
+    for part in ("kill −9 at a rename", "disk full", "paths: links inside", "damage: corpus"):
         assert f"survived {part}" in done.stdout
