@@ -82,9 +82,8 @@ def open_loop_forecasts(
     nll, reward, end, valid = jnp.moveaxis(dreamed, -1, 0)
     figures = {}
     for k in HORIZONS:
-        difference = jnp.where(valid[..., :k] > 0, reward[..., :k] - real.rewards[..., :k], 0).sum(
-            -1
-        )
+        error = reward[..., :k] - real.rewards[..., :k]
+        difference = jnp.where(valid[..., :k] > 0, error, 0).sum(-1)
         survival = jnp.prod(1 - end[..., :k] * valid[..., :k], axis=-1)
         failed = real.failed[..., :k].any(-1)
         known = failed | (valid[..., k - 1] > 0)
