@@ -8,10 +8,11 @@ PRESET ?= laptop
 DATA_DIR ?= data
 RUN_DIR ?= runs/default
 ROUNDS ?= 1
+FIRST_TRACK ?= 85000000
 FOLDERS = --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
 FLAGS = --preset $(PRESET) $(FOLDERS)
 
-.PHONY: help run test faults lint iterate report dream extras benchmark-environment \
+.PHONY: help run drive test faults lint iterate report dream extras benchmark-environment \
 	compare-environment clean
 
 help:  ## show the targets
@@ -58,6 +59,10 @@ DREAM_DIR ?= runs/dream
 
 dream: $(VENV)/installed  ## the newest agent's dream as a web page, shown in the browser
 	$(BIN)/python export_dream.py --run-dir $(DREAM_RUN) --output-dir $(DREAM_DIR) --open
+
+drive: $(VENV)/installed  ## the shipped agent on 4 real tracks: score and film in runs/drive
+	$(BIN)/python test_agent.py --run-dir pretrained --first-track $(FIRST_TRACK) \
+		--episodes 4 --output-dir runs/drive
 
 test: $(VENV)/installed-test  ## the tests
 	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile

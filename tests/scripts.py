@@ -181,5 +181,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         made.succeed("collect_data.py", "--mode", mode, "--episodes", str(episodes))
     for script in ("run_vae_training.py", "process_data.py", "train_rnn.py", "train_dream.py"):
         made.succeed(script)
-    made.succeed("test_agent.py", "--episodes", "2", "--yardstick", "random")
+    log = ("--log", str(folder / "test_log.jsonl"))
+    made.succeed("test_agent.py", "--episodes", "2", "--yardstick", "random", *log)
     return made

@@ -13,7 +13,7 @@ from scripts import COLLECTED, Workshop
 from utils.checkpoints import load_controller, load_rnn, load_vae, read_header
 from utils.environment import Episode
 from utils.episodes import EPISODE_ARRAYS, latent_arrays, read_arrays, read_episode, scan
-from utils.files import read_metrics, sha256_of
+from utils.files import read_metrics, read_records, sha256_of
 from utils.tracks import TEST, TRAINING
 
 MODELS = ("vae.eqx", "rnn.eqx", "controller.eqx")
@@ -114,6 +114,9 @@ def test_evaluation_json_holds_what_was_driven(workshop: Workshop) -> None:
         name.removesuffix(".eqx"): sha256_of(workshop.run_dir / name) for name in MODELS
     }
     assert {"gymnasium", "jax", "equinox", "numpy"} <= set(evaluation["versions"])
+    (line,) = read_records(workshop.folder / "test_log.jsonl")
+    assert line["agent"] == evaluation["agent"] and line["episodes"] == 2
+    assert line["mean"] == pytest.approx(evaluation["mean"], abs=0.05)
     filmed = read_episode(workshop.run_dir / "episodes" / f"{tracks[0]}.npz")
     assert filmed.score == pytest.approx(evaluation["scores"][0])
     assert len(filmed.rewards) == evaluation["steps"][0]

@@ -150,7 +150,7 @@ def timed(folder: Path, stage: str) -> Iterator[None]:
     """
     begun = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    _append(folder / TIMES_NAME, {"stage": stage, "begun": begun, "command": command})
+    append_record(folder / TIMES_NAME, {"stage": stage, "begun": begun, "command": command})
     start, ended = time.monotonic(), "done"
     try:
         yield
@@ -160,10 +160,12 @@ def timed(folder: Path, stage: str) -> Iterator[None]:
     finally:
         seconds = round(time.monotonic() - start, 3)
         with contextlib.suppress(Failure):  # a full disk is for the stage to report
-            _append(folder / TIMES_NAME, {"stage": stage, "seconds": seconds, "ended": ended})
+            append_record(folder / TIMES_NAME, {"stage": stage, "seconds": seconds, "ended": ended})
 
 
-def _append(path: Path, record: dict[str, Any]) -> None:
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Append a JSON line to `path`; Failure names it if it cannot be written."""
+
     def open_here(name: str, flags: int) -> int:  # no following of links, as with the lock
         return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
@@ -204,7 +206,7 @@ class Metrics:
 
     def append(self, **record: Any) -> None:
         """Append one record, which has a `step`."""
-        _append(self.path, record)
+        append_record(self.path, record)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
