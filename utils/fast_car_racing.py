@@ -29,34 +29,26 @@ def _font() -> pygame.font.Font:
     return pygame.font.Font(pygame.font.get_default_font(), 42)
 
 
+@lru_cache(maxsize=4)
+def _text_memory(backend: str) -> tuple:
+    return shrinking.memory_for(np.zeros(1, np.int64), backend)
+
+
 @lru_cache(maxsize=1024)
 def _score(text: str, backend: str) -> tuple[tuple, int]:
     """The score as pygame writes it, as shrinking.shrink wants it, and the last column it needs."""
     drawn = _font().render(text, True, (255, 255, 255), (0, 0, 0))
     box = drawn.get_rect()
     box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
-    surface = pygame.Surface(box.size, depth=32, masks=(0xFF0000, 0x00FF00, 0x0000FF, 0))
+    surface = pygame.Surface(box.size, depth=32)
     surface.blit(drawn, (0, 0))
-    hidden = max(0, -box.left)
-    bitmap = pygame.surfarray.array2d(surface)[hidden:].T.astype(np.int64, order="C") & 0xFFFFFF
-    columns, ranges, recip, _, _, bits = _filters(backend)
-    averages, low, high = shrinking.average_text(
-        bitmap, box.left + hidden, columns, ranges, recip, bits
+    left = max(0, box.left)
+    levels = pygame.surfarray.array3d(surface).transpose(1, 0, 2)[:, left - box.left :]
+    averages = np.empty((len(levels), shrinking.SIZE), np.int64)
+    low, high = shrinking.average_text(
+        np.ascontiguousarray(shrinking.pack(levels)), left, _text_memory(backend), averages
     )
-    return (averages, low, high, box.top), int(columns[high, 1])
-
-
-@lru_cache(maxsize=4)
-def _filters(backend: str) -> tuple:
-    """What shrinking.shrink needs to know of pygame's smoothscale.
-
-    Raises KeyError if the backend is not one of `shrinking.BITS`.
-    """
-    bits = shrinking.BITS[backend]
-    columns, column_recip = shrinking.shrinking_axis(rasterizer.WIDTH, shrinking.SIZE, bits)
-    rows, row_recip = shrinking.shrinking_axis(rasterizer.HEIGHT, shrinking.SIZE, bits)
-    ranges = shrinking.cell_ranges(columns, rasterizer.WIDTH)
-    return columns, ranges, column_recip, rows, row_recip, bits
+    return (averages, low, high, box.top), int(shrinking.FIRST[high])
 
 
 def _grass_corners() -> np.ndarray:
@@ -78,12 +70,10 @@ class Renderer:
 
     def __init__(self):
         self.backend = pygame.transform.get_smoothscale_backend()
-        self.filters = _filters(self.backend)
         # Most frames fit into the narrow table, which keeps to the processor's cache.
         self.narrow = np.empty((rasterizer.HEIGHT, NARROW), np.int64)
         self.wide = np.empty((rasterizer.HEIGHT, WIDE), np.int64)
         self.counts = np.zeros(rasterizer.HEIGHT, np.int64)
-        self.buffers = shrinking.buffers()
         self.view = np.empty(40)
 
     def begin(self, env: CarRacing) -> None:
@@ -99,9 +89,9 @@ class Renderer:
         self.colors[0], self.colors[1 : len(grass)] = env.bg_color, env.grass_color
         self.colors[len(grass) :] = [color for _, color in env.road_poly]
         self._share_colors(env, self.colors[len(grass) :])
-        self.shapes = np.full((SHAPES, rasterizer.MAX_CORNERS, 2), np.nan, np.float32)
+        self.shapes = np.full((SHAPES + 1, rasterizer.MAX_CORNERS, 2), np.nan, np.float32)
         fixtures = [fixture for part in env.car.drawlist for fixture in part.fixtures]
-        for shape, fixture in zip(self.shapes, fixtures, strict=True):
+        for shape, fixture in zip(self.shapes[:-1], fixtures, strict=True):
             vertices = fixture.shape.vertices
             shape[: len(vertices)] = vertices
         self._set_palette()
@@ -115,12 +105,9 @@ class Renderer:
                 env.road_poly[i] = (poly, colors[i])
 
     def _set_palette(self) -> None:
-        rgb = np.array(scene.FIXED_COLORS + tuple(map(tuple, self.colors.astype(np.int64))))
-        packed = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
-        first = np.sort(np.unique(packed, return_index=True)[1])
-        self.palette, rgb = packed[first], rgb[first]
-        columns, _, recip, _, _, bits = self.filters
-        self.plain_averages = shrinking.plain_cells(rgb, columns, recip, bits)
+        packed = shrinking.pack(np.array(scene.FIXED_COLORS + tuple(map(tuple, self.colors))))
+        self.palette = packed[np.sort(np.unique(packed, return_index=True)[1])]
+        self.memory = shrinking.memory_for(self.palette, self.backend)
 
     def draw(self, env: CarRacing) -> np.ndarray | None:
         """The observation, uint8 (96, 96, 3), or None where Gymnasium should draw it."""
@@ -136,10 +123,7 @@ class Renderer:
         if outcome != scene.DRAWN:
             return None
         frame = np.empty((shrinking.SIZE, 3 * shrinking.SIZE), np.uint8)
-        shrinking.shrink(
-            commands, self.counts, self.palette, self.plain_averages, score,
-            self.filters, self.buffers, frame,
-        )  # fmt: skip
+        shrinking.shrink(commands, self.counts, score, self.memory, frame.view(np.int32))
         return frame.reshape(shrinking.SIZE, shrinking.SIZE, 3)
 
 

@@ -22,8 +22,9 @@ MAX_CORNERS = 8
 # Kinds of commands: an opaque span, a blended pixel, a run of pixels along a flat edge.
 SPAN, PIXEL, RUN = 0, 1, 2
 
-# Unlike Python's, machine arithmetic that needs no check for division by zero.
-_OPTIONS = {"error_model": "numpy", "boundscheck": False, "nogil": True}
+# Unlike Python's, machine arithmetic that needs no check for division by zero. Without memory of its
+# own (NRT), since numba would else count references to arrays, even in inner loops.
+_OPTIONS = {"error_model": "numpy", "boundscheck": False, "nogil": True, "_nrt": False}
 
 
 def compiled(function):
@@ -60,14 +61,14 @@ def _steep(commands, counts, inside, x, y, step, dx, dy, color):
         weight = (i * slope >> 8) & 255
         near, row = x + step * (i * slope >> 16), y + i
         far, first, last = near + step, np.int64(inside[0, row]), np.int64(inside[1, row])
-        near_alpha, far_alpha = (255 * (255 - weight)) >> 8, (255 * weight) >> 8
+        near_alpha, far_alpha = 255 - weight, weight
         count = min(counts[row], commands.shape[1] - 2)
         # Counted or not without a branch, which would often be mispredicted.
         commands[row, count] = (
-            near | near << 10 | color << 20 | PIXEL << 26 | near_alpha << 28
+            near | near << 10 | color << 20 | RUN << 26 | near_alpha << 36
         )  # fmt: skip
         count += (near_alpha > 0) & ((near < first) | (near > last))
-        commands[row, count] = far | far << 10 | color << 20 | PIXEL << 26 | far_alpha << 28
+        commands[row, count] = far | far << 10 | color << 20 | RUN << 26 | far_alpha << 36
         seen = (far >= 0) & (far < WIDTH)
         count += (far_alpha > 0) & ((far < first) | (far > last)) & seen
         counts[row] = count
@@ -177,6 +178,15 @@ def _smooth_edge(commands, counts, inside, x1, y1, x2, y2, color):
 
 
 @inner
+def _extent(values):
+    """The least and the greatest of some numbers."""
+    low = high = values[0]
+    for value in values:
+        low, high = min(low, value), max(high, value)
+    return low, high
+
+
+@inner
 def _sort(values, count):
     for i in range(1, count):
         value, j = values[i], i - 1
@@ -194,8 +204,7 @@ def _fill(points, left, right):
     other. Returns the visible rows, low and high; none for an outline of no height or one that
     turns more than twice, which _zigzag fills.
     """
-    top = max(points[0, 1], points[1, 1], points[2, 1], points[3, 1])
-    low = min(points[0, 1], points[1, 1], points[2, 1], points[3, 1])
+    low, top = _extent(points[:, 1])
     low, high = max(low, DASHBOARD), min(top, HEIGHT - 1)
     if _turns(points) != 2:
         return 1, 0
@@ -206,11 +215,12 @@ def _fill(points, left, right):
             _crossings(x1, y1, x2, y2, top, right)
         elif y1 > y2:
             _crossings(x2, y2, x1, y1, top, left)
-    for y in range(low, high + 1):
+    left, right = left[low : high + 1], right[low : high + 1]
+    for i in range(len(left)):
         # 1/65536 pixels, rounded inwards by one of them; the ends may pass each other
-        first, last = min(left[y], right[y]), max(left[y], right[y])
+        first, last = min(left[i], right[i]), max(left[i], right[i])
         first, last = (first + 32769) >> 16, (last + 32767) >> 16
-        left[y], right[y] = min(first, last), max(first, last)
+        left[i], right[i] = min(first, last), max(first, last)
     return low, high
 
 
@@ -222,9 +232,10 @@ def _crossings(x1, y1, x2, y2, top, ends):
     """
     begin, end = max(y1, DASHBOARD), min(y2 if y2 == top else y2 - 1, HEIGHT - 1)
     width, start, height = np.int32(x2 - x1), np.int32(65536 * x1), np.float64(y2 - y1)
-    for y in range(begin, end + 1):
-        part = np.int32(np.float64(65536 * (y - y1)) / height)
-        ends[y] = part * width + start
+    ends = ends[begin : max(begin, end + 1)]  # an end below 0 would count from behind
+    for i in range(len(ends)):
+        part = np.int32(np.float64(65536 * (begin - y1 + i)) / height)
+        ends[i] = part * width + start
 
 
 @inner
@@ -239,10 +250,9 @@ def _turns(points):
 
 
 @inner
-def _zigzag(commands, counts, points, color):
+def _zigzag(commands, counts, xs, points, color):
     """`gfxdraw.filled_polygon` for four int64 corners (4, 2) of any kind."""
-    xs = np.empty(4, np.int64)
-    low, high = points[:, 1].min(), points[:, 1].max()
+    low, high = _extent(points[:, 1])
     for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
         found = 0
         for i in range(4):
@@ -260,11 +270,13 @@ def _zigzag(commands, counts, points, color):
 @inner
 def _cover(inside, low, high, left, right, rows):
     """Extend the spans `inside` of rows low..high by those of a polygon that comes later."""
-    for y in range(max(low, rows[0], DASHBOARD), min(high, rows[1], HEIGHT - 1) + 1):
-        first, last = inside[0, y], inside[1, y]
-        touch = (left[y] <= last + 1) & (first <= right[y] + 1)
-        inside[0, y] = min(first, left[y]) if touch else first
-        inside[1, y] = max(last, right[y]) if touch else last
+    low, end = max(low, rows[0]), min(high, rows[1]) + 1
+    firsts, lasts, left, right = inside[0, low:end], inside[1, low:end], left[low:end], right[low:end]
+    for i in range(len(firsts)):
+        first, last = firsts[i], lasts[i]
+        touch = (left[i] <= last + 1) & (first <= right[i] + 1)
+        firsts[i] = min(first, left[i]) if touch else first
+        lasts[i] = max(last, right[i]) if touch else last
 
 
 @inner
@@ -274,7 +286,7 @@ def smooth_polygons(commands, counts, scratch, n):
     A polygon's edges are blended in before it is filled, so what its own fill or one of the next
     two covers is left out: tiles of the road meet without a gap.
     """
-    points, colors, spans, rows, inside = scratch
+    points, colors, spans, rows, inside, xs, _ = scratch
     for i in range(min(n, 2)):
         rows[i, 0], rows[i, 1] = _fill(points[i], spans[i, 0], spans[i, 1])
     for i in range(n):
@@ -287,8 +299,10 @@ def smooth_polygons(commands, counts, scratch, n):
         if zigzag:
             inside[0], inside[1] = 1, 0
         else:
-            for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
-                inside[0, y], inside[1, y] = spans[slot, 0, y], spans[slot, 1, y]
+            firsts, lasts = inside[0, low : high + 1], inside[1, low : high + 1]
+            left, right = spans[slot, 0, low : high + 1], spans[slot, 1, low : high + 1]
+            for j in range(len(firsts)):
+                firsts[j], lasts[j] = left[j], right[j]
             for y in (low - 1, high + 1):  # a line may leave the rows of the fill by one
                 if 0 <= y < HEIGHT:
                     inside[0, y], inside[1, y] = 1, 0
@@ -301,7 +315,7 @@ def smooth_polygons(commands, counts, scratch, n):
                 points[i, k, 0], points[i, k, 1], points[i, j, 0], points[i, j, 1], color,
             )  # fmt: skip
         if zigzag:
-            _zigzag(commands, counts, points[i], color)
+            _zigzag(commands, counts, xs, points[i], color)
         else:
             _emit(commands, counts, spans[slot], low, high, color)
 
@@ -309,23 +323,24 @@ def smooth_polygons(commands, counts, scratch, n):
 @inner
 def _emit(commands, counts, spans, low, high, color):
     """Append the spans of one polygon."""
-    for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
+    for y in range(low, high + 1):
         left, right = max(spans[0, y], 0), min(spans[1, y], WIDTH - 1)
         if left <= right:
-            count = counts[y]
             command = np.int64(left) | np.int64(right) << 10 | color << 20
+            # what fills the row hides all that came before
+            count = 0 if right - left == WIDTH - 1 else counts[y]
             commands[y, min(count, commands.shape[1] - 1)] = command
             counts[y] = count + 1
 
 
 @inner
-def plain_polygon(commands, counts, points, color):
+def plain_polygon(commands, counts, xs, points, color):
     """`pygame.draw.polygon` with width 0: int64 corners (n, 2)."""
     n = len(points)
-    xs = np.empty(MAX_CORNERS, np.int64)
-    low, high = points[:, 1].min(), points[:, 1].max()
+    low, high = _extent(points[:, 1])
     if low == high:
-        _span(commands, counts, low, points[:, 0].min(), points[:, 0].max(), color)
+        left, right = _extent(points[:, 0])
+        _span(commands, counts, low, left, right, color)
         return
     for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
         found = 0
@@ -363,11 +378,14 @@ def rectangle(commands, counts, left, right, top, bottom, color):
 
 def scratch_for(n: int) -> tuple[np.ndarray, ...]:
     """Working memory to draw up to n polygons: their corners and colours; of three of them the
-    spans and rows that they fill; and the spans that need no blending."""
+    spans and rows that they fill; the spans that need no blending; where the sides of a polygon
+    meet a row; and the corners of one more polygon."""
     return (
         np.empty((n, 4, 2), np.int64),
         np.empty(n, np.int64),
         np.empty((3, 2, HEIGHT), np.int32),
         np.empty((3, 2), np.int64),
         np.empty((2, HEIGHT), np.int32),
+        np.empty(MAX_CORNERS, np.int64),
+        np.empty((MAX_CORNERS, 2), np.int64),
     )
