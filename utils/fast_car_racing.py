@@ -15,6 +15,7 @@ import numpy as np
 import pygame
 from gymnasium.envs.box2d import car_dynamics, car_racing
 from gymnasium.envs.box2d.car_racing import CarRacing
+from pygame.math import Vector2
 
 from utils import rasterizer, scene, shrinking
 
@@ -42,12 +43,10 @@ def _score(text: str, backend: str) -> tuple[tuple, int]:
     box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
     surface = pygame.Surface(box.size, depth=32)
     surface.blit(drawn, (0, 0))
-    left = max(0, box.left)
-    levels = pygame.surfarray.array3d(surface).transpose(1, 0, 2)[:, left - box.left :]
-    averages = np.empty((len(levels), shrinking.SIZE), np.int64)
-    low, high = shrinking.average_text(
-        np.ascontiguousarray(shrinking.pack(levels)), left, _text_memory(backend), averages
-    )
+    hidden = max(0, -box.left)
+    grey = np.asarray(surface.get_view("2"))[hidden:]  # any level of a colour is the same
+    averages = np.empty((box.height, shrinking.SIZE), np.int64)
+    low, high = shrinking.average_text(grey, box.left + hidden, _text_memory(backend), averages)
     return (averages, low, high, box.top), int(shrinking.FIRST[high])
 
 
@@ -134,18 +133,18 @@ def _view(env: CarRacing) -> list[float]:
     zoom = 0.1 * car_racing.SCALE * max(1 - env.t, 0) + car_racing.ZOOM * car_racing.SCALE * min(
         env.t, 1
     )
-    x, y = hull.position
+    x, y = hull.position.tuple
     # pygame's own sine and cosine: it takes some angles for right ones
-    cos, sin = pygame.math.Vector2(1, 0).rotate_rad(angle)
-    left, bottom = pygame.math.Vector2(-x * zoom, -y * zoom).rotate_rad(angle)
-    speed_x, speed_y = hull.linearVelocity
+    cos, sin = Vector2(1, 0).rotate_rad(angle)
+    left, bottom = Vector2(-x * zoom, -y * zoom).rotate_rad(angle)
+    speed_x, speed_y = hull.linearVelocity.tuple
     view = [cos, sin, zoom, car_racing.WINDOW_W / 2 + left, car_racing.WINDOW_H / 4 + bottom]
     view.append(math.sqrt(speed_x * speed_x + speed_y * speed_y))
     view += [wheel.omega for wheel in wheels]
     view += (wheels[0].joint.angle, hull.angularVelocity)
     for body in (*wheels, hull):
-        view += body.position
-        view += body.GetWorldVector((1, 0))  # cos, sin
+        view += body.position.tuple
+        view += body.GetWorldVector((1, 0)).tuple  # cos, sin
     for wheel in wheels:
         view += _tread(wheel.phase)
     return view

@@ -16,7 +16,7 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 from utils.rasterizer import HEIGHT, SPAN, WIDTH, compiled, inlined, inner
 
 SIZE = 96  # the observation is SIZE x SIZE
-LANES = 0xFF_00FF_00FF
+LANES, GREY = 0xFF_00FF_00FF, 0x1_0001_0001
 OPEN = 64  # in place of a cell's colour; the palette has at most so many
 WHOLE = 9  # pixels that belong whole to a cell; some have one more
 BITS = {"GENERIC": 16, "SSE2": 14, "NEON": 14}  # fraction bits of smoothscale's backends
@@ -205,19 +205,20 @@ def _finish(averages, total, frame, weight, recip, bits):
 
 @compiled
 def average_text(text, left, memory, averages):
-    """Average a bitmap that begins at pixel `left` of a black surface, cell by cell.
+    """Average a grey bitmap that begins at pixel `left` of a black surface, cell by cell.
 
-    text: packed colours (height, width). averages: packed levels (height, SIZE), written to.
+    text: uint32 0xRRGGBB (width, height). averages: packed levels (height, SIZE), written to.
     Returns the cells that the text touches, from and to.
     """
     palette, _, (pixels, _, _), _, (weights, recip, _, _, bits) = memory
-    right = min(left + text.shape[1], WIDTH)
+    right = min(left + len(text), WIDTH)
     low, high = max(BEFORE[left], 0), min(AFTER[right - 1], SIZE - 1) + 1
     for x in range(FIRST[low], FIRST[high] + 1):
         pixels[x] = OPEN + x
-    for y in range(len(text)):
-        for x in range(FIRST[low], FIRST[high] + 1):
-            palette[OPEN + x] = text[y, x - left] if left <= x < right else 0
+        palette[OPEN + x] = 0
+    for y in range(len(averages)):
+        for x in range(left, right):
+            palette[OPEN + x] = (text[x - left, y] & 255) * GREY
         for cell in range(low, high):
             averages[y, cell] = _average(pixels, palette, cell, weights, recip, bits)
     return low, high
