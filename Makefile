@@ -7,9 +7,12 @@ QUICK = --preset quick --data-dir data/quick --run-dir runs/quick
 PRESET ?= laptop
 DATA_DIR ?= data
 RUN_DIR ?= runs/default
-FLAGS = --preset $(PRESET) --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
+ROUNDS ?= 1
+FOLDERS = --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
+FLAGS = --preset $(PRESET) $(FOLDERS)
 
-.PHONY: help run test lint iterate benchmark-environment compare-environment clean
+.PHONY: help run test faults lint iterate report dream extras benchmark-environment \
+	compare-environment clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -24,6 +27,11 @@ $(VENV)/installed-test: requirements-test.txt requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
 	touch $(VENV)/installed $@
 
+# atheris, which guides the fuzzing, has no wheels for some machines: all else goes without it.
+$(VENV)/installed-faults: requirements-faults.txt $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --requirement requirements-faults.txt || true
+	touch $@
+
 run: $(VENV)/installed  ## a first taste: all six steps in about 12 minutes of 2 CPU cores
 	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 16
 	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 32
@@ -34,15 +42,28 @@ run: $(VENV)/installed  ## a first taste: all six steps in about 12 minutes of 2
 	$(BIN)/python train_dream.py $(QUICK)
 	$(BIN)/python test_agent.py $(QUICK) --yardstick random
 
-iterate: $(VENV)/installed  ## one Sim2Real2Sim round with the agent of RUN_DIR
-	$(BIN)/python collect_data.py $(FLAGS) --mode on-policy
-	$(BIN)/python process_data.py $(FLAGS)
-	$(BIN)/python train_rnn.py $(FLAGS)
-	$(BIN)/python train_dream.py $(FLAGS)
-	$(BIN)/python test_agent.py $(FLAGS) --split validation --episodes 16
+iterate: $(VENV)/installed  ## Sim2Real2Sim: ROUNDS rounds in all with the agent of RUN_DIR
+	$(BIN)/python iterate.py $(FLAGS) --rounds $(ROUNDS)
+
+report: $(VENV)/installed  ## one HTML page of the run in RUN_DIR, with everything in it
+	$(BIN)/python report.py $(FOLDERS)
+
+extras: $(VENV)/installed-test  ## what else tests and scripts can use: Minari, Stable-Baselines3, ...
+	$(BIN)/python -m pip install --quiet --requirement requirements-extras.txt
+
+# The newest agent of runs/; if there is none, the shipped one.
+DREAM_RUN ?= $(firstword $(patsubst %/,%,$(dir $(wildcard \
+	$(shell ls -t runs/*/controller.eqx 2>/dev/null) pretrained/controller.eqx))) $(RUN_DIR))
+DREAM_DIR ?= runs/dream
+
+dream: $(VENV)/installed  ## the newest agent's dream as a web page, shown in the browser
+	$(BIN)/python export_dream.py --run-dir $(DREAM_RUN) --output-dir $(DREAM_DIR) --open
 
 test: $(VENV)/installed-test  ## the tests
 	$(BIN)/python -m pytest --quiet
+
+faults: $(VENV)/installed-faults  ## every fault against every stage: 40 minutes of 2 CPU cores
+	$(BIN)/python -m faults
 
 lint: $(VENV)/installed-test  ## style
 	$(BIN)/ruff check .

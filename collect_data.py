@@ -22,7 +22,7 @@ from utils.commandline import CommonSettings, progress, setting
 from utils.driving import AGENT_MODES, AgentFiles, Drive, find_agent, run_drive, versions
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import EPISODE_ARRAYS, scan
-from utils.files import locked
+from utils.files import locked, timed
 from utils.tracks import MODES, TRAINING
 from utils.workers import default_workers, run_tasks
 
@@ -124,7 +124,7 @@ def main(settings: Settings) -> None:
     episodes = settings.episodes if settings.mode else ask_episodes(settings.episodes)
     agent = find_agent(settings.run_dir, f"mode {mode}") if mode in AGENT_MODES else None
     folder = settings.data_dir / "rollouts" / mode
-    with locked(settings.data_dir):
+    with locked(settings.data_dir), timed(settings.data_dir, "collect_data"):
         identity = identity_of(mode, settings, agent)
         tracks = missing_tracks(folder, identity, episodes)
         print(f"{folder}: {episodes - len(tracks)} of {episodes} episodes are there")

@@ -25,14 +25,14 @@ from utils.environment import Episode
 from utils.episodes import (
     EPISODE_ARRAYS,
     Entry,
+    SetAside,
     episode_rows,
-    latent_arrays,
     read_episode,
     scan,
-    tolerate,
+    scan_latents,
     write_arrays,
 )
-from utils.files import locked, sha256_of
+from utils.files import locked, sha256_of, timed
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,11 @@ def main(settings: Settings) -> None:
     print(describe_device())
     header, vae = load_vae(settings.run_dir / "vae.eqx")
     vae_sha256 = sha256_of(settings.run_dir / "vae.eqx")
-    with locked(settings.data_dir):
+    with locked(settings.data_dir), timed(settings.data_dir, "process_data"):
         episodes = scan(settings.data_dir / "rollouts", EPISODE_ARRAYS)
-        latents = {
-            entry.path: entry
-            for entry in scan(settings.data_dir / "latents", latent_arrays(header.sizes["latent"]))
-        }
+        # However many are damaged: they are encoded again.
+        found = scan_latents(settings.data_dir, header.sizes["latent"], tolerated=1.0)
+        latents = {entry.path: entry for entry in found}
         wanted = {latent_path(settings, entry): entry for entry in episodes}
         for path in (settings.data_dir / "latents").glob("*/[!.]*.npz"):
             if path not in wanted:
@@ -109,14 +108,16 @@ def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[
         reads = read_ahead(reader, list(by_path))
 
         def encode_next(path: Path) -> None:
+            target = latent_path(settings, by_path[path])
+            # Where the episode turns out to be damaged, no stale latents stay in its place.
+            target.unlink(missing_ok=True)
             episode = next(reads).result()
             mu, logvar = encode(vae, episode.frames, settings.batch)
             origin = {"vae": vae_sha256, "episode": by_path[path].fingerprint}
-            rows = episode_rows(episode, origin)
-            write_arrays(latent_path(settings, by_path[path]), {"mu": mu, "logvar": logvar, **rows})
+            write_arrays(target, {"mu": mu, "logvar": logvar, **episode_rows(episode, origin)})
             bar.update(len(episode.frames))
 
-        tolerate(list(by_path), encode_next, "not encoded")
+        SetAside(len(entries), "not encoded").read_all(by_path, encode_next)
 
 
 def read_ahead(reader: ThreadPoolExecutor, paths: list[Path]) -> Iterator[Future[Episode]]:

@@ -20,15 +20,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, UInt8
 
-from models.vae import LATENT, ConvVAE, VAELoss, vae_loss
+from models.vae import LATENT, ConvVAE, LossWeights, VAELoss, vae_loss
 from utils import checkpoints, commandline
 from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
 from utils.episodes import EPISODE_ARRAYS, dataset_fingerprint, scan
 from utils.figures import curves, save_image, tile_images, to_uint8
-from utils.files import Metrics, locked, read_metrics
+from utils.files import Metrics, locked, read_metrics, timed
 from utils.frame_batches import frame_batches, spread_frames
-from utils.lineage import Plan, plan_training, stop_if_diverged
+from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class Settings(CommonSettings):
     continue_steps: int = setting(1500, "gradient steps when only episodes were added", minimum=1)
     batch: int = setting(128, "frames in a step", minimum=1)
     learning_rate: float = setting(1e-3, "Adam's, at first; it falls to a tenth along a cosine")
+    kl_weight: float = setting(
+        0.03, "weight of the KL; 1 as in Ha's code leaves half of the latent to noise", minimum=0.0
+    )
     free_bits: float = setting(0.5, "nats of KL a latent dimension that cost nothing", minimum=0.0)
     dashboard_weight: float = setting(
         9.0, "weight of the dashboard's bars in the squared error: they show speed", minimum=0.0
@@ -79,13 +82,14 @@ def make_step(
     settings: Settings, optimiser: optax.GradientTransformation
 ) -> Callable[..., tuple[TrainingState, VAELoss]]:
     """The compiled gradient step."""
+    weights = loss_weights(settings)
 
-    @eqx.filter_jit(donate="all-except-first")
+    @eqx.filter_jit
     def step(
         key: PRNGKeyArray, state: TrainingState, frames: UInt8[Array, "batch 64 64 3"]
     ) -> tuple[TrainingState, VAELoss]:
         def loss(vae: ConvVAE) -> tuple[Array, VAELoss]:
-            value = vae_loss(vae, frames, key, settings.free_bits, settings.dashboard_weight)
+            value = vae_loss(vae, frames, key, weights)
             return value.total, value
 
         gradients, value = eqx.filter_grad(loss, has_aux=True)(state.vae)
@@ -95,11 +99,14 @@ def make_step(
     return step
 
 
+def loss_weights(settings: Settings) -> LossWeights:
+    """The part of the settings that the loss knows."""
+    return LossWeights(settings.kl_weight, settings.free_bits, settings.dashboard_weight)
+
+
 def evaluate(vae: ConvVAE, frames: np.ndarray, settings: Settings) -> dict[str, float]:
     """Losses on held-out frames, with the same noise every time."""
-    loss = eqx.filter_jit(vae_loss)(
-        vae, frames, jax.random.key(0), settings.free_bits, settings.dashboard_weight
-    )
+    loss = eqx.filter_jit(vae_loss)(vae, frames, jax.random.key(0), loss_weights(settings))
     return {f"held_out_{name}": float(value) for name, value in loss._asdict().items()}
 
 
@@ -123,7 +130,7 @@ def draw(settings: Settings, vae: ConvVAE, frames: np.ndarray) -> None:
 def main(settings: Settings) -> None:
     """Train, or say that there is nothing to do."""
     print(describe_device())
-    with locked(settings.run_dir):
+    with locked(settings.run_dir), timed(settings.run_dir, "run_vae_training"):
         train(settings)
 
 
@@ -140,13 +147,16 @@ def train(settings: Settings) -> None:
     plan = plan_training(final, saved, inputs, values, settings.fresh)
     print(f"V: {len(training)} episodes, {len(held_out)} held out; {plan.reason}")
     if plan.action == "finished":
+        saved.unlink(missing_ok=True)  # left by a kill just after the end
         return
 
     steps = settings.continue_steps if plan.continued_from else settings.steps
     optimiser = make_optimiser(settings, steps)
     step = make_step(settings, optimiser)
-    state = first_state(plan, optimiser, settings)
-    frames = spread_frames(held_out or training, HELD_OUT_FRAMES)
+    reached = plan.done, first_state(plan, optimiser, settings)
+    frames = spread_frames(held_out, HELD_OUT_FRAMES)
+    if not len(frames):
+        frames = spread_frames(training, HELD_OUT_FRAMES)
     metrics = Metrics(settings.run_dir / "vae.metrics.jsonl", plan.done)
     batches = frame_batches(training, settings.batch, settings.seed, plan.done - plan.first)
     key, last, saved_at = jax.random.key(settings.seed), plan.first + steps, time.monotonic()
@@ -154,21 +164,27 @@ def train(settings: Settings) -> None:
     def header(kind: str, step: int) -> Header:
         return Header(kind, {"latent": LATENT}, values, inputs, plan.progress(step))
 
-    with progress(steps, "step", plan.done - plan.first) as bar:
+    def save_state() -> None:
+        number, state = reached
+        stop_if_diverged(state, number, saved)
+        checkpoints.save(saved, header("vae training", number), state)
+
+    with progress(steps, "step", plan.done - plan.first) as bar, saving_when_stopped(save_state):
         for number in range(plan.done + 1, last + 1):
-            state, loss = step(jax.random.fold_in(key, number), state, next(batches))
-            bar.update()
+            state, loss = step(jax.random.fold_in(key, number), reached[1], next(batches))
             if number % settings.evaluate_every == 0 or number == last:
                 record = {name: float(value) for name, value in loss._asdict().items()}
                 metrics.append(step=number, **record, **evaluate(state.vae, frames, settings))
                 bar.set_postfix(mse=f"{record['mse']:.4f}", kl=f"{record['kl']:.1f}", refresh=False)
+            reached = number, state
+            bar.update()
             if number == last or time.monotonic() - saved_at > settings.save_seconds:
-                stop_if_diverged(state.vae, number, saved)
-                checkpoints.save(saved, header("vae training", number), state)
+                save_state()
                 saved_at = time.monotonic()
-    checkpoints.save(final, header("vae", last), state.vae)
+    vae = reached[1].vae
+    draw(settings, vae, frames)
+    checkpoints.save(final, header("vae", last), vae)
     saved.unlink()
-    draw(settings, state.vae, frames)
     print(f"{final}: squared error {read_metrics(metrics.path)[-1]['held_out_mse']:.5f} held out")
 
 

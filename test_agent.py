@@ -21,7 +21,7 @@ from utils.commandline import CommonSettings, describe_device, progress, setting
 from utils.driving import AgentFiles, Drive, Outcome, find_agent, run_drive, versions
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import read_episode
-from utils.files import locked, write_json
+from utils.files import locked, timed, write_json
 from utils.film import replay, write_film, write_grid, write_plot
 from utils.tracks import SPLITS
 from utils.workers import default_workers, run_tasks
@@ -96,7 +96,7 @@ def main(settings: Settings) -> None:
     output = settings.output_dir or settings.run_dir
     files = find_agent(settings.run_dir, "test_agent.py")
     agent = Agent.load(files)
-    with locked(output):
+    with locked(output), timed(output, "test_agent"):
         evaluation = evaluate(settings, files, output)
         write_json(output / "evaluation.json", evaluation)
         for track in evaluation["tracks"][: settings.videos]:

@@ -7,10 +7,12 @@
 Reads data/latents/ (dreams begin at moments of real episodes), vae.eqx and rnn.eqx. CMA-ES evolves
 all parameters of the controller from zero. Every --validate-every generations the distribution's
 mean is saved and driven on real validation tracks; the best of these becomes controller.eqx. Also
-writes snapshots/, controller.metrics.jsonl and controller.png. About 2 seconds a generation of
-64 candidates × 16 dreams × 200 steps on 2 CPU cores. Run again, it goes on where it was stopped.
+writes starts.eqx (the moments that dreams begin at, for utils/dream_env.py), snapshots/,
+controller.metrics.jsonl and controller.png. About 2 seconds a generation of 64 candidates × 16
+dreams × 200 steps on 2 CPU cores. Run again, it goes on where it was stopped.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,13 @@ from utils import checkpoints, commandline
 from utils.agent import require_lineage
 from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
-from utils.dream_starts import StartBank, build_bank
+from utils.dream_starts import StartBank, build_bank, save_bank
 from utils.driving import AgentFiles, Drive, run_drive
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import dataset_fingerprint, find_latents
 from utils.figures import curves
-from utils.files import Metrics, locked, read_metrics, sha256_of
-from utils.lineage import Plan, plan_training
+from utils.files import Metrics, locked, read_metrics, sha256_of, timed
+from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
 from utils.tracks import VALIDATION
 from utils.workers import default_workers, run_tasks
 
@@ -53,6 +55,9 @@ class Settings(CommonSettings):
     horizon: int = setting(200, "steps of a dream; M is less and less to be trusted", minimum=1)
     temperature: float = setting(
         1.0, "of the dream: above 1 it is harder to exploit, below 1 easier", minimum=0.01
+    )
+    reward_limit: float = setting(
+        1.0, "points that a dreamed step may earn: about the pace of a lap in 900 steps"
     )
     sigma: float = setting(0.02, "first mutation strength, on whitened [z, h]", minimum=0.0)
     reset_share: float = setting(0.15, "share of dreams that begin at a start line", minimum=0.0)
@@ -103,7 +108,9 @@ class Evolution(eqx.Module):
         starts = self.bank.draw(start_key, dreams, settings.reset_share, settings.on_policy_share)
         noise = mixture_noise(noise_key, (dreams, settings.horizon, self.rnn.latent))
         folded = jax.vmap(self.whitening.fold)(controllers)
-        return dream_returns(self.rnn, folded, starts, noise, settings.temperature)
+        return dream_returns(
+            self.rnn, folded, starts, noise, settings.temperature, settings.reward_limit
+        )
 
 
 @eqx.filter_jit
@@ -114,7 +121,9 @@ def evolve(
     ask_key, dream_key, tell_key = jax.random.split(key, 3)
     population, state = search.ask(ask_key, state, params)
     returns = evolution.returns(population, dream_key, evolution.settings.dreams).mean(axis=1)
-    state, _ = search.tell(tell_key, population, -returns, state, params)
+    # A return that is no number is the worst there is; as a number it could be the best.
+    fitness = jnp.where(jnp.isfinite(returns), -returns, jnp.inf)
+    state, _ = search.tell(tell_key, population, fitness, state, params)
     return state, returns
 
 
@@ -147,8 +156,12 @@ def choose(settings: Settings, first: int) -> dict[str, Any]:
     By its real validation score; without one by its return on the fixed dreams.
     """
     records = read_metrics(settings.run_dir / "controller.metrics.jsonl")
-    records = [record for record in records if record["first"] == first and "judged" in record]
     measure = "real" if settings.real_validation else "judged"
+    records = [
+        r for r in records if r.get("first") == first and math.isfinite(r.get(measure, math.nan))
+    ]
+    if not records:
+        raise Failure(f"no saved mean since generation {first} has a score; try --fresh")
     return max(records, key=lambda record: record[measure])
 
 
@@ -166,7 +179,7 @@ def draw(settings: Settings) -> None:
 def main(settings: Settings) -> None:
     """Evolve, or say that there is nothing to do."""
     print(describe_device())
-    with locked(settings.run_dir):
+    with locked(settings.run_dir), timed(settings.run_dir, "train_dream"):
         train(settings)
 
 
@@ -187,20 +200,29 @@ def train(settings: Settings) -> None:
     plan = plan_training(final, saved, inputs, values, settings.fresh, {"rnn": origin})
     print(f"C: {plan.reason}")
     if plan.action == "finished":
+        saved.unlink(missing_ok=True)  # left by a kill just after the end
         return
 
     bank = build_bank([entry for entry in entries if not entry.held_out], rnn, settings.seed)
+    save_bank(settings.run_dir / "starts.eqx", bank, inputs)
     evolution = Evolution(rnn, bank, whiten(bank), settings)
     search, params, state = first_state(plan, evolution, settings)
+    reached = plan.done, state
     generations = settings.continue_generations if plan.continued_from else settings.generations
-    metrics = Metrics(settings.run_dir / "controller.metrics.jsonl", plan.done)
+    begun_at = math.inf if plan.action == "resume" else plan.first
+    metrics = Metrics(settings.run_dir / "controller.metrics.jsonl", plan.done, begun_at)
     key, last = jax.random.key(settings.seed), plan.first + generations
 
     def header(kind: str, generation: int) -> Header:
         sizes = {"features": rnn.latent + rnn.hidden}
         return Header(kind, sizes, values, inputs, plan.progress(generation))
 
-    def keep(number: int) -> dict[str, Any]:
+    def save_state() -> None:
+        number, state = reached
+        stop_if_diverged((state.mean, state.std, state.C), number, saved)
+        checkpoints.save(saved, header("controller training", number), state)
+
+    def keep(number: int, state: Any) -> dict[str, Any]:
         folded = evolution.whitening.fold(search.get_mean(state))
         checkpoints.save(snapshot_path(settings, number), header("controller", number), folded)
         record = {"judged": float(judge(evolution, search.get_mean(state)))}
@@ -211,41 +233,45 @@ def train(settings: Settings) -> None:
         return record
 
     if plan.action == "continue":  # with the M that went on, what is there must be beaten
-        metrics.append(step=plan.done, first=plan.first, **keep(plan.done))
-    with progress(generations, "generation", plan.done - plan.first) as bar:
+        metrics.append(step=plan.done, first=plan.first, **keep(plan.done, state))
+    bar = progress(generations, "generation", plan.done - plan.first)
+    with bar, saving_when_stopped(save_state):
         for number in range(plan.done + 1, last + 1):
             generation_key = jax.random.fold_in(key, number)
-            state, returns = evolve(search, params, state, evolution, generation_key)
+            state, returns = evolve(search, params, reached[1], evolution, generation_key)
             record = summarise(returns, number, saved) | {"sigma": float(state.std)}
             if number % settings.validate_every == 0 or number == last:
-                record |= keep(number)
+                record |= keep(number, state)
             metrics.append(step=number, first=plan.first, **record)
-            if "judged" in record or number % settings.save_every == 0:
-                checkpoints.save(saved, header("controller training", number), state)
+            reached = number, state
             bar.update()
+            if "judged" in record or number % settings.save_every == 0:
+                save_state()
             shown = {name: f"{record[name]:.0f}" for name in ("best", "mean")}
             bar.set_postfix(shown, refresh=False)
 
     best = choose(settings, plan.first)
     _, controller = checkpoints.load_controller(snapshot_path(settings, best["step"]))
+    draw(settings)
     checkpoints.save(final, header("controller", last), controller)
     saved.unlink()
-    draw(settings)
     print(f"{final}: generation {best['step']}, " + describe(best))
 
 
 def summarise(returns: Array, generation: int, saved: Path) -> dict[str, float]:
     """Best, mean and spread of a generation; Failure if no candidate's return is a number."""
     values = np.asarray(returns)
-    if not np.isfinite(values).any():
+    values = values[np.isfinite(values)]
+    if not values.size:
+        kept = f"the last good state is kept in {saved}" if saved.exists() else "no state was saved"
         raise Failure(
-            f"no dream of generation {generation} has a return; the last good state is {saved}. "
+            f"no dream of generation {generation} has a return; {kept}. "
             "Is M trained? Try train_rnn.py --fresh with a lower --learning-rate"
         )
     return {
-        "best": float(np.nanmax(values)),
-        "mean": float(np.nanmean(values)),
-        "spread": float(np.nanstd(values)),
+        "best": float(values.max()),
+        "mean": float(values.mean()),
+        "spread": float(values.std()),
     }
 
 

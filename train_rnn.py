@@ -28,7 +28,7 @@ from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
 from utils.episodes import Entry, dataset_fingerprint, find_latents
 from utils.figures import curves
-from utils.files import Metrics, locked, read_metrics, sha256_of
+from utils.files import Metrics, locked, read_metrics, sha256_of, timed
 from utils.latent_windows import (
     Batch,
     lane_schedule,
@@ -36,7 +36,7 @@ from utils.latent_windows import (
     window_batches,
     window_of,
 )
-from utils.lineage import Plan, plan_training, stop_if_diverged
+from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def make_step(
 ) -> Callable[..., tuple[TrainingState, RNNLoss]]:
     """The compiled gradient step."""
 
-    @eqx.filter_jit(donate="all-except-first")
+    @eqx.filter_jit
     def step(
         key: PRNGKeyArray, state: TrainingState, batch: Batch
     ) -> tuple[TrainingState, RNNLoss]:
@@ -165,7 +165,7 @@ def draw(settings: Settings) -> None:
 def main(settings: Settings) -> None:
     """Train, or say that there is nothing to do."""
     print(describe_device())
-    with locked(settings.run_dir):
+    with locked(settings.run_dir), timed(settings.run_dir, "train_rnn"):
         train(settings)
 
 
@@ -184,12 +184,13 @@ def train(settings: Settings) -> None:
     plan = plan_training(final, saved, inputs, values, settings.fresh)
     print(f"M: {len(training)} episodes, {len(held_out)} held out; {plan.reason}")
     if plan.action == "finished":
+        saved.unlink(missing_ok=True)  # left by a kill just after the end
         return
 
     steps = settings.continue_steps if plan.continued_from else settings.steps
     optimiser = make_optimiser(settings, steps)
     step = make_step(settings, optimiser)
-    state = first_state(plan, optimiser, settings, latent)
+    reached = plan.done, first_state(plan, optimiser, settings, latent)
     episodes, starts = held_out_episodes(held_out or training, latent, settings.reward_smoothing)
     metrics = Metrics(settings.run_dir / "rnn.metrics.jsonl", plan.done)
     schedule = lane_schedule(
@@ -203,12 +204,16 @@ def train(settings: Settings) -> None:
     key, last, saved_at = jax.random.key(settings.seed), plan.first + steps, time.monotonic()
 
     def header(kind: str, step: int) -> Header:
-        return Header(kind, state_sizes(state), values, inputs, plan.progress(step))
+        return Header(kind, sizes_of(reached[1].rnn), values, inputs, plan.progress(step))
 
-    with progress(steps, "step", plan.done - plan.first) as bar:
+    def save_state() -> None:
+        number, state = reached
+        stop_if_diverged(state, number, saved)
+        checkpoints.save(saved, header("rnn training", number), state)
+
+    with progress(steps, "step", plan.done - plan.first) as bar, saving_when_stopped(save_state):
         for number in range(plan.done + 1, last + 1):
-            state, loss = step(jax.random.fold_in(key, number), state, next(batches))
-            bar.update()
+            state, loss = step(jax.random.fold_in(key, number), reached[1], next(batches))
             if number % settings.evaluate_every == 0 or number == last:
                 record = {f"train_{name}": float(value) for name, value in loss._asdict().items()}
                 forecasts = evaluate(state.rnn, episodes, starts)
@@ -216,13 +221,14 @@ def train(settings: Settings) -> None:
                 metrics.append(step=number, **record)
                 shown = {name: round(record[name], 2) for name in ("nll", "optimism_200")}
                 bar.set_postfix(shown, refresh=False)
+            reached = number, state
+            bar.update()
             if number == last or time.monotonic() - saved_at > settings.save_seconds:
-                stop_if_diverged(state.rnn, number, saved)
-                checkpoints.save(saved, header("rnn training", number), state)
+                save_state()
                 saved_at = time.monotonic()
-    checkpoints.save(final, header("rnn", last), state.rnn)
-    saved.unlink()
     draw(settings)
+    checkpoints.save(final, header("rnn", last), reached[1].rnn)
+    saved.unlink()
     report(read_metrics(metrics.path)[-1])
 
 
@@ -244,13 +250,9 @@ def first_state(
     return random()
 
 
-def state_sizes(state: TrainingState) -> dict[str, int]:
-    """The constructor's arguments of the state's RNN."""
-    return {
-        "latent": state.rnn.latent,
-        "hidden": state.rnn.hidden,
-        "components": state.rnn.components,
-    }
+def sizes_of(rnn: MDNRNN) -> dict[str, int]:
+    """The constructor's arguments of an RNN."""
+    return {"latent": rnn.latent, "hidden": rnn.hidden, "components": rnn.components}
 
 
 def report(record: dict[str, float]) -> None:

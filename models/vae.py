@@ -167,6 +167,16 @@ def kl_divergence(
     return (jnp.square(mu) + jnp.exp(logvar) - 1 - logvar) / 2
 
 
+class LossWeights(NamedTuple):
+    """What `vae_loss` weighs against each other."""
+
+    # Of the KL: twice the variance by which the decoder forgives a pixel (Rybkin et al. 2021). At
+    # 1, as in Ha's code, half of the latent says nothing about the road and is noise to M and C.
+    kl: float
+    free_bits: float  # nats of KL a latent dimension that cost nothing
+    dashboard: float  # of the squared error of the dashboard's bars
+
+
 class VAELoss(NamedTuple):
     """What `vae_loss` is made of, means over the batch."""
 
@@ -186,10 +196,9 @@ def vae_loss(
     vae: ConvVAE,
     frames: UInt8[Array, "batch 64 64 3"],
     key: PRNGKeyArray,
-    free_bits: float,
-    dashboard_weight: float,
+    weights: LossWeights,
 ) -> VAELoss:
-    """Squared error + KL, the KL of the whole latent counted from `free_bits` nats a dimension.
+    """Squared error + weighted KL, the latent's KL counted from some free nats a dimension.
 
     As in Ha's code: max(KL, free_bits · latent). Below it, V is free to say more about a frame.
     """
@@ -197,7 +206,8 @@ def vae_loss(
     mu, logvar = jax.vmap(vae.encode)(x)
     y = jax.vmap(vae.decode)(sample_latent(mu, logvar, key))
     squared = jnp.square(x - y)
-    reconstruction = (squared * pixel_weights(dashboard_weight)).sum((1, 2, 3)).mean()
+    reconstruction = (squared * pixel_weights(weights.dashboard)).sum((1, 2, 3)).mean()
     kl = jax.vmap(kl_divergence)(mu, logvar).sum(-1)
-    limited = jnp.maximum(kl, free_bits * mu.shape[-1]).mean()
-    return VAELoss(reconstruction + limited, reconstruction, kl.mean(), squared.mean())
+    limited = jnp.maximum(kl, weights.free_bits * mu.shape[-1]).mean()
+    total = reconstruction + weights.kl * limited
+    return VAELoss(total, reconstruction, kl.mean(), squared.mean())

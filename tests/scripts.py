@@ -36,6 +36,9 @@ FLAGS: dict[str, list[str]] = {
         *("--validation-tracks", "1", "--workers", "1"),
     ],
     "test_agent.py": ["--workers", "2"],
+    "report.py": [],
+    "export_minari.py": [],
+    "iterate.py": ["--workers", "2"],
 }
 COLLECTED = {"recovery": 3, "random": 2}
 

@@ -97,6 +97,20 @@ def test_soft_survival_by_hand() -> None:
     np.testing.assert_allclose(returns_of(deadly, controllers, starts, noise, 1.0), [[-100.0]])
 
 
+def test_no_step_earns_more_than_the_limit() -> None:
+    controllers, starts, noise = (
+        random_controllers(1, 4),
+        random_starts(1, 5),
+        random_noise((1, 2), 6),
+    )
+    # A tile a step, 3.28 points, and a chance of one half of −100: only what is earned is limited.
+    rnn = constant_rnn(LATENT, HIDDEN, COMPONENTS, reward=1.0, end_logit=0.0)
+    limited = returns_of(rnn, controllers, starts, noise, 1.0, 1.5)
+    np.testing.assert_allclose(limited, [[(1.5 - 100) / 2 * (1 + 0.5)]], rtol=1e-6)
+    free = returns_of(rnn, controllers, starts, noise, 1.0)
+    np.testing.assert_allclose(free, [[(1000 / 296 - 0.1 - 100) / 2 * (1 + 0.5)]], rtol=1e-6)
+
+
 def test_candidates_meet_the_same_noise(rnn: MDNRNN) -> None:
     controllers, starts = random_controllers(CANDIDATES, 7), random_starts(DREAMS, 8)
     twice = jax.tree.map(lambda x: x[np.array([0, 1, 0])], controllers)

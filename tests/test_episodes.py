@@ -537,6 +537,34 @@ def test_more_than_one_in_twenty_damaged_is_a_failure(tmp_path: Path) -> None:
     assert str(tmp_path / "random" / "4.npz") in str(caught.value)
 
 
+def test_latents_are_read_to_the_last_byte_by_a_scan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        arrays = latents_in(small_episode(seed=seed))
+        write_arrays(tmp_path / "latents" / "random" / f"{seed}.npz", arrays)
+    bad = tmp_path / "latents" / "random" / "2.npz"
+    data = bytearray(bad.read_bytes())
+    data[data.index(b"mu.npy") + 60] ^= 1
+    bad.write_bytes(data)
+    assert [entry.seed for entry in find_latents(tmp_path, LATENT, "abc")] == [1]
+    assert f"left out: {bad}: " in capsys.readouterr().err
+
+
+def test_an_entry_reads_only_the_file_that_was_scanned(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"random": [1]})
+    (entry,) = scan(tmp_path, EPISODE_ARRAYS)
+    entry.read(EPISODE_ARRAYS)
+    write_episode(entry.path, small_episode(steps=4, seed=1))
+    with pytest.raises(DamagedFile, match="was replaced after this run had begun"):
+        entry.read(EPISODE_ARRAYS)
+
+
+def test_damage_comes_whole_from_a_worker(tmp_path: Path) -> None:
+    error = DamagedFile(tmp_path / "7.npz", "rewards: NaN")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == f"{tmp_path}/7.npz: rewards: NaN"
+
+
 def test_an_episode_under_another_s_name_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

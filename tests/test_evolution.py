@@ -93,7 +93,7 @@ def random_group(moments: int, seed: int) -> DreamState:
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return Settings(candidates=10, dreams=3, horizon=HORIZON, sigma=0.3)
+    return Settings(candidates=10, dreams=3, horizon=HORIZON, sigma=0.3, reward_limit=99.0)
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +188,11 @@ def test_one_candidate_without_a_number_ranks_last(begun: tuple) -> None:
     np.testing.assert_allclose(told, tell(jnp.array(99.0)), rtol=1e-6)
 
 
-def test_a_generation_without_any_number_is_a_failure() -> None:
-    saved = Path("runs/x/controller.training.eqx")
+def test_a_generation_without_any_number_is_a_failure(tmp_path: Path) -> None:
+    saved = tmp_path / "controller.training.eqx"
+    with pytest.raises(Failure, match=r"generation 7 .*no state was saved.*train_rnn\.py"):
+        summarise(jnp.full(4, jnp.nan), 7, saved)
+    saved.touch()
     with pytest.raises(Failure, match=rf"generation 7 .*{saved}.*train_rnn\.py"):
         summarise(jnp.full(4, jnp.nan), 7, saved)
     with pytest.raises(Failure):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from utils.files import (
     TEMPORARY_SUFFIX,
     Metrics,
     locked,
+    open_to_read,
     read_metrics,
     replacing,
     sweep,
@@ -98,6 +100,43 @@ def test_sweep_leaves_what_is_not_its_own(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     sweep(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".hidden", "7.npz", "notes.partial"]
+
+
+def test_sweep_leaves_what_a_living_process_writes(tmp_path: Path) -> None:
+    """Of a run in a folder below, say, which holds a lock of its own."""
+    with replacing(tmp_path / "below" / "7.npz") as temporary:
+        temporary.write_bytes(b"half")
+        with locked(tmp_path):
+            assert temporary.exists()
+    assert (tmp_path / "below" / "7.npz").read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda p: p.symlink_to("/dev/zero")])
+def test_only_regular_files_are_read(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    path = tmp_path / "7.npz"
+    make(path)
+    with pytest.raises(OSError, match="not a regular file") as caught:
+        open_to_read(path)
+    assert caught.value.filename == str(path)
+
+
+def test_the_lock_is_written_through_no_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(precious)
+    with pytest.raises(OSError), locked(tmp_path / "run"):
+        pytest.fail("a link was taken for a lock")
+    assert precious.read_bytes() == b"precious"
+
+
+def test_a_full_disk_under_metrics_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics(tmp_path / "m.jsonl", 0)
+    metrics.path = Path("/dev/full")
+    with pytest.raises(Failure, match="cannot write /dev/full: No space left"):
+        metrics.append(step=1)
 
 
 def test_full_disk_is_a_failure_that_keeps_the_old_file(tmp_path: Path) -> None:
@@ -190,6 +229,22 @@ def test_resumed_metrics_equal_uninterrupted_ones(tmp_path: Path) -> None:
     for step in (20, 30):
         metrics.append(step=step, loss=step / 3)
     assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_what_an_earlier_try_of_the_same_training_recorded_is_dropped(tmp_path: Path) -> None:
+    """A search that goes on records what it begins with, before any state of it is saved."""
+    metrics = Metrics(tmp_path / "m.jsonl", 0)
+    metrics.append(step=1, first=0, real=1.0)
+    metrics.append(step=2, first=0, real=2.0)
+    for _ in range(2):  # killed just after its first record, and run again
+        Metrics(tmp_path / "m.jsonl", 2, begun_at=2).append(step=2, first=2, real=1.5)
+    assert [(r["step"], r["first"]) for r in read_metrics(metrics.path)] == [(1, 0), (2, 0), (2, 2)]
+
+
+def test_records_that_are_none_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"step": 1}\n[]\n3\n{"loss": 2}\n{"step": "x"}\n\xff\xfe\n{"step": 2}\n')
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
 
 
 def test_metrics_from_scratch_forget_the_last_run(tmp_path: Path) -> None:

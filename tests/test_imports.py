@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+STEPS = {
+    *("collect_data", "run_vae_training", "process_data"),
+    *("train_rnn", "train_dream", "test_agent"),
+}
 SCRIPTS = {path.stem: path for path in ROOT.glob("*.py")}
 PACKAGES = {
     f"{package}.{path.stem}": path
@@ -55,18 +59,15 @@ def edges_at_import(name: str) -> set[str]:
 
 
 def test_all_six_scripts_and_both_packages_are_read() -> None:
-    assert set(SCRIPTS) == {
-        *("collect_data", "run_vae_training", "process_data"),
-        *("train_rnn", "train_dream", "test_agent"),
-    }
+    assert set(SCRIPTS) > STEPS
     # Three edges that are known to be there: the reading of imports works at all.
     assert "models.dream" in edges("train_dream")
     assert "utils.commandline" in edges("collect_data")
     assert "utils.agent" in edges("utils.driving")  # inside a function
 
 
-@pytest.mark.parametrize("name", sorted(SCRIPTS))
-def test_scripts_import_no_script(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_steps_import_no_script(name: str) -> None:
     assert not edges(name) & set(SCRIPTS)
 
 

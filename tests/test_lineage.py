@@ -26,7 +26,7 @@ from utils.checkpoints import Header, load, load_controller, load_rnn, read_head
 from utils.commandline import Failure
 from utils.driving import AgentFiles
 from utils.files import sha256_of
-from utils.lineage import plan_training, stop_if_diverged
+from utils.lineage import plan_training, saving_when_stopped, stop_if_diverged
 
 INPUTS = {"data": "d1", "vae": "v1", "rnn": "r1"}
 SETTINGS = {"steps": 10, "learning_rate": 0.1}
@@ -177,8 +177,28 @@ def test_diverged_weights_stop_and_name_the_good_state(tmp_path: Path) -> None:
     good, state = Controller(4), tmp_path / "state.eqx"
     stop_if_diverged(good, 7, state)
     bad = eqx.tree_at(lambda c: c.bias, good, jnp.array([0.0, jnp.nan, 0.0]))
+    with pytest.raises(Failure, match=r"step 7; no state was saved.*--learning-rate"):
+        stop_if_diverged(bad, 7, state)
+    state.write_bytes(b"")
     with pytest.raises(Failure, match=f"step 7.*{state}"):
         stop_if_diverged(bad, 7, state)
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, Failure, None])
+def test_a_stopped_training_is_saved_and_a_failed_one_is_not(ending: Any) -> None:
+    saved: list[int] = []
+
+    def train() -> None:
+        with saving_when_stopped(lambda: saved.append(1)):
+            if ending is not None:
+                raise ending
+
+    if ending is None:
+        train()
+    else:
+        with pytest.raises(ending):
+            train()
+    assert saved == [1] * (ending in (KeyboardInterrupt, SystemExit))
 
 
 @pytest.mark.parametrize("script", [run_vae_training, train_rnn, train_dream])
@@ -269,6 +289,17 @@ def test_a_header_without_a_checksum_is_refused(tmp_path: Path, rnn: MDNRNN) -> 
     del fields["header_sha256"]
     path.write_bytes(json.dumps(fields).encode() + b"\n" + leaves)
     refused(path, match="is damaged")
+
+
+def test_a_header_above_damaged_leaves_is_not_trusted(tmp_path: Path, rnn: MDNRNN) -> None:
+    """Else a training would say that it is finished, and the next step refuse its model."""
+    path = tmp_path / "rnn.eqx"
+    save(path, HEADER, rnn)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Failure, match=f"{path} is damaged"):
+        read_header(path)
 
 
 def test_truncation_and_trailing_bytes_are_refused(tmp_path: Path, rnn: MDNRNN) -> None:

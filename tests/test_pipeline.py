@@ -23,6 +23,7 @@ def bytes_and_times(workshop: Workshop, pattern: str) -> dict[str, tuple[bytes, 
     return {
         name: (data, (workshop.folder / name).stat().st_mtime_ns)
         for name, data in workshop.files(pattern).items()
+        if not name.endswith("times.jsonl")  # it tells of every run, of idle ones too
     }
 
 
@@ -45,6 +46,7 @@ def test_all_files_of_the_design_are_there(workshop: Workshop) -> None:
         *("vae.png", "vae_reconstructions.png", "vae.metrics.jsonl"),
         *("rnn.png", "rnn.metrics.jsonl"),
         *("controller.png", "controller.metrics.jsonl", "snapshots", "snapshots/000012.eqx"),
+        *("starts.eqx", "times.jsonl"),
         *("evaluation.json", "episodes", f"episodes/{track}.npz", f"track_{track}.mp4"),
         *(f"track_{track}_grid.png", f"track_{track}_plot.png"),
     }

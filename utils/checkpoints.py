@@ -4,13 +4,16 @@ The header records the constructor's arguments, the settings, the sha256 of the 
 of the leaves; the file's own sha256 is the model's name in every lineage.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import equinox as eqx
 import jax
@@ -19,10 +22,11 @@ from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
 from utils.commandline import CommonSettings, Failure
-from utils.files import sha256_of, write_atomically
+from utils.files import READ_ERRORS, open_to_read, sha256_of, sha256_of_rest, write_atomically
 
 FORMAT = "world-model-checkpoint 1"
 MAX_HEADER_BYTES = 1_000_000
+CHANGED = "is damaged: its sha256 is not the one in its header"
 
 TreeT = TypeVar("TreeT")
 
@@ -53,8 +57,12 @@ def save(path: Path, header: Header, tree: Any) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a checkpoint; Failure if `path` is none or is missing."""
-    return _open(path)[0]
+    """The header of a checkpoint whose bytes are whole; Failure if `path` is none or is missing."""
+    with _opened(path) as file:
+        header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
+        if sha256_of_rest(file) != sha256:
+            raise Failure(f"{path} {CHANGED}")
+        return header
 
 
 def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Header, TreeT]:
@@ -62,38 +70,61 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
 
     Failure says if it is of another kind or architecture, or if its bytes were changed.
     """
-    header, leaves, sha256 = _open(path)
-    if header.kind != kind:
-        raise Failure(f"{path} holds a {header.kind}, not a {kind}")
-    if hashlib.sha256(leaves).hexdigest() != sha256:
-        raise Failure(f"{path} is damaged: its sha256 is not the one in its header")
-    try:
-        shapes = eqx.filter_eval_shape(build, header)
-        stream = io.BytesIO(leaves)
-        tree = eqx.tree_deserialise_leaves(stream, shapes)
-        if stream.read(1):
-            raise ValueError("it has more leaves")
-        return header, tree
-    except (RuntimeError, ValueError, TypeError, KeyError, EOFError) as error:
-        raise Failure(f"{path} holds a {kind} of another architecture: {error}") from error
+    with _opened(path) as file:
+        header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
+        if header.kind != kind:
+            raise Failure(f"{path} holds a {header.kind}, not a {kind}")
+        try:
+            shapes = eqx.filter_eval_shape(build, header)
+            # Not a byte more than the model can have: the file may be endless.
+            size = min(_bytes_on_file(shapes), os.fstat(file.fileno()).st_size)
+            leaves = file.read(size + 1)
+            if hashlib.sha256(leaves).hexdigest() != sha256:
+                raise Failure(f"{path} {CHANGED}")
+            stream = io.BytesIO(leaves)
+            tree = eqx.tree_deserialise_leaves(stream, shapes)
+            if stream.read(1):
+                raise ValueError("it has more leaves")
+            return header, tree
+        except READ_ERRORS as error:
+            reason = " ".join(str(error).split())[:200]
+            raise Failure(f"{path} holds a {kind} of another architecture: {reason}") from error
 
 
-def _open(path: Path) -> tuple[Header, bytes, str]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     if not path.exists():
         raise Failure(f"{path} is missing: run the step that makes it")
-    with open(path, "rb") as file:
-        line = file.readline(MAX_HEADER_BYTES)
-        leaves = file.read()
+    try:
+        with open_to_read(path) as file:
+            yield file
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror or 'cannot be read'}") from error
+
+
+def _parse(path: Path, line: bytes) -> tuple[Header, str]:
+    """The header in a checkpoint's first line, and the sha256 of its leaves."""
     try:
         fields = json.loads(line)
         if fields.pop("header_sha256") != _digest(fields):
             raise ValueError("another sha256")
         if fields.pop("format") != FORMAT:
             raise ValueError("another format")
-        sha256 = fields.pop("sha256")
-        return Header(**fields), leaves, sha256
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        sha256, header = fields.pop("sha256"), Header(**fields)
+        for name in ("sizes", "settings", "inputs", "progress"):
+            if not isinstance(getattr(header, name), dict):
+                raise TypeError(f"{name} is no object")
+        if not all(isinstance(size, int) for size in header.sizes.values()):
+            raise TypeError("a size is no number")
+        return header, sha256
+    except READ_ERRORS as error:
         raise Failure(f"{path} is damaged or no checkpoint of this project") from error
+
+
+def _bytes_on_file(shapes: Any) -> int:
+    """The most that the leaves of a tree of shapes can take on file, with their .npy headers."""
+    leaves = jax.tree.leaves(shapes)
+    return sum(1024 + math.prod(x.shape) * x.dtype.itemsize for x in leaves if hasattr(x, "shape"))
 
 
 def _digest(fields: dict[str, Any]) -> str:

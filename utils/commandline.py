@@ -128,8 +128,9 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main(settings)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        _exit(130, "interrupted; the same command goes on from the last saved state")
+        _exit(130, "interrupted; the same command goes on from where it was")
     except (Failure, OSError, MemoryError) as error:
         if settings.debug:
             raise
@@ -148,7 +149,10 @@ def _plain(error: BaseException) -> str:
 
 
 def _exit(code: int, message: str) -> typing.NoReturn:
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads it or its disk is full; the interpreter would say so again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     # A second Ctrl-C while the interpreter tears down would replace the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,6 +1,7 @@
 """Where dreams begin: moments of real episodes, with the memory that a driver has there."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,6 +13,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from models.dream import DreamState
 from models.forecast import states_before
 from models.rnn import MDNRNN, LSTMState
+from utils import checkpoints
+from utils.checkpoints import Header
 from utils.driving import AGENT_MODES
 from utils.episodes import Entry
 from utils.latent_windows import LatentEpisode, read_latents
@@ -37,6 +40,15 @@ class StartBank(NamedTuple):
         keys = jax.random.split(key, 3)
         parts = [_pick(k, group, n) for k, group, n in zip(keys, self, counts, strict=True)]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+    def draw_one(self, key: PRNGKeyArray, reset_share: float, on_policy_share: float) -> DreamState:
+        """One start, for dreams that begin one by one: the shares are the groups' chances."""
+        luck_key, *keys = jax.random.split(key, 4)
+        luck = jax.random.uniform(luck_key)
+        bounds = jnp.array([reset_share, reset_share + (1 - reset_share) * on_policy_share])
+        group = (luck >= bounds).sum()
+        parts = [_pick(k, part, 1) for k, part in zip(keys, self, strict=True)]
+        return jax.tree.map(lambda *x: jnp.concatenate(x)[group], *parts)
 
     def features(self) -> Float[Array, "moments features"]:
         """[z, h] at all moments, what the controller gets to see."""
@@ -94,3 +106,27 @@ def _sample_moments(
         for array in (episode.mu, episode.actions)
     )
     return _moments_of(rnn, z, actions, rows)
+
+
+def save_bank(path: Path, bank: StartBank, inputs: dict[str, str]) -> None:
+    """Write a bank, atomically; `inputs` are the sha256 of what it was made from."""
+    latent, hidden = (x.shape[-1] for x in (bank.others.z, bank.others.memory.hidden))
+    moments = {name: group.z.shape[0] for name, group in bank._asdict().items()}
+    sizes = {"latent": latent, "hidden": hidden, **moments}
+    checkpoints.save(path, Header("dream starts", sizes, {}, inputs, {}), bank)
+
+
+def load_bank(path: Path) -> tuple[Header, StartBank]:
+    """A bank and its header. Raises Failure, as every checkpoint."""
+
+    def build(header: Header) -> StartBank:
+        latent, hidden = header.sizes["latent"], header.sizes["hidden"]
+
+        def group(name: str) -> DreamState:
+            moments = header.sizes[name]
+            memory = LSTMState(*jnp.zeros((2, moments, hidden)))
+            return DreamState(jnp.zeros((moments, latent)), memory)
+
+        return StartBank(*map(group, StartBank._fields))
+
+    return checkpoints.load(path, "dream starts", build)

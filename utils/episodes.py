@@ -8,11 +8,8 @@ import dataclasses
 import hashlib
 import json
 import math
-import struct
 import sys
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +18,7 @@ import numpy as np
 
 from utils.commandline import Failure
 from utils.environment import FRAME_SHAPE, Episode
-from utils.files import write_atomically
+from utils.files import READ_ERRORS, open_to_read, write_atomically
 from utils.tracks import MODES, is_held_out
 
 # A shape entry "T" is the number of steps, "T+1" the number of observations.
@@ -45,32 +42,19 @@ MAX_TEXT_LENGTH = 20_000
 COMPRESSION_LEVEL = 3  # zlib: within 8 % of level 6's size at a third of its time
 TOLERATED_DAMAGE = 0.05  # share of damaged files above which a stage stops
 
-# What numpy and zipfile raise on files that are cut off, flipped, foreign or made to harm.
-READ_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    ValueError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-    SyntaxError,
-    struct.error,
-    tokenize.TokenError,
-    TypeError,
-    IndexError,
-)
-
 ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 class DamagedFile(Failure):
     """An .npz that cannot be trusted: names the file and what is wrong in it."""
 
     def __init__(self, path: Path, reason: str):
-        super().__init__(f"{path}: {reason}")
+        super().__init__(path, reason)  # all arguments, or it could not come from a worker
+        self.path = path
+
+    def __str__(self) -> str:
+        return "{}: {}".format(*self.args)
 
 
 def latent_arrays(latent: int) -> dict[str, tuple[str, Shape]]:
@@ -98,15 +82,21 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def read_arrays(
-    path: Path, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None = None
+    path: Path,
+    contract: Mapping[str, tuple[str, Shape]],
+    names: Iterable[str] | None = None,
+    fingerprint: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Read the arrays `names` (default: all) of an .npz that keeps to `contract`.
 
-    Raises DamagedFile, naming file and key, on anything that does not.
+    Raises DamagedFile, naming file and key, on anything that does not, and on a file that is
+    another than the one with this `fingerprint`.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_to_read(path) as file, zipfile.ZipFile(file) as archive:
             _check_directory(path, archive, {key + ".npy" for key in contract})
+            if fingerprint not in (None, _fingerprint(archive)):
+                raise DamagedFile(path, "was replaced after this run had begun")
             steps = _steps_of(path, archive)
             wanted = contract if names is None else names
             return {key: _read_member(path, archive, key, contract[key], steps) for key in wanted}
@@ -246,48 +236,81 @@ class Entry:
         """Whether V and M keep this episode for validation."""
         return is_held_out(self.seed)
 
+    def read(
+        self, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """`read_arrays` of the very file that was scanned. Raises DamagedFile."""
+        return read_arrays(self.path, contract, names, self.fingerprint)
 
-def scan(folder: Path, contract: Mapping[str, tuple[str, Shape]]) -> list[Entry]:
+
+class SetAside:
+    """Damaged files, each named on stderr once; more than a share of all are a Failure."""
+
+    def __init__(self, files: int, consequence: str, tolerated: float = TOLERATED_DAMAGE):
+        self.files, self.consequence, self.tolerated = files, consequence, tolerated
+        self.damaged: dict[Path, DamagedFile] = {}
+
+    def read_all(self, items: Iterable[ItemT], read: Callable[[ItemT], ResultT]) -> list[ResultT]:
+        """`read` every item but those whose file is damaged."""
+        results, known = [], len(self.damaged)
+        for item in items:
+            try:
+                results.append(read(item))
+            except DamagedFile as error:
+                if error.path not in self.damaged:
+                    print(f"{self.consequence}: {error}", file=sys.stderr)
+                self.damaged[error.path] = error
+        if len(self.damaged) > known:
+            print(f"{len(self.damaged)} of {self.files} files {self.consequence}", file=sys.stderr)
+        if len(self.damaged) > max(1, self.tolerated * self.files):
+            first = next(iter(self.damaged.values()))
+            raise Failure(f"{len(self.damaged)} of {self.files} files are damaged; first {first}")
+        return results
+
+
+def scan(
+    folder: Path,
+    contract: Mapping[str, tuple[str, Shape]],
+    names: Iterable[str] | None = ("seed", "provenance", "rewards"),
+    tolerated: float = TOLERATED_DAMAGE,
+) -> list[Entry]:
     """The trustworthy files of `folder`/<mode>/<seed>.npz, in order of mode and seed.
 
-    Only headers and the zip directory are read. Damaged files are named on stderr and left out;
-    more than TOLERATED_DAMAGE of them is a Failure.
+    Of each file the zip directory and the arrays `names` (None: all) are read. Damaged files are
+    named on stderr and left out; more than the `tolerated` share of them is a Failure.
     """
     paths = [path for mode in MODES for path in sorted((folder / mode).glob("[!.]*.npz"))]
-    return tolerate(paths, lambda path: _entry(path, contract), "left out")
+    aside = SetAside(len(paths), "left out", tolerated)
+    return aside.read_all(paths, lambda path: _entry(path, contract, names))
 
 
-def tolerate(paths: list[Path], read: Callable[[Path], ItemT], consequence: str) -> list[ItemT]:
-    """`read` every path; name and count the damaged ones, and fail if they are too many."""
-    items, damaged = [], []
-    for path in paths:
-        try:
-            items.append(read(path))
-        except DamagedFile as error:
-            damaged.append(error)
-            print(f"{consequence}: {error}", file=sys.stderr)
-    if damaged:
-        print(f"{len(damaged)} of {len(paths)} files {consequence}", file=sys.stderr)
-    if len(damaged) > max(1, TOLERATED_DAMAGE * len(paths)):
-        raise Failure(f"{len(damaged)} of {len(paths)} files are damaged; first {damaged[0]}")
-    return items
-
-
-def _entry(path: Path, contract: Mapping[str, tuple[str, Shape]]) -> Entry:
-    small = read_arrays(path, contract, ("seed", "provenance", "rewards"))
-    seed = int(small["seed"])
+def _entry(
+    path: Path, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None
+) -> Entry:
+    arrays = read_arrays(path, contract, names)
+    seed = int(arrays["seed"])
     if path.stem != str(seed):
         raise DamagedFile(path, f"seed: {seed} in a file of another name")
     with zipfile.ZipFile(path) as archive:
-        members = [(info.filename, info.CRC, info.file_size) for info in archive.infolist()]
+        fingerprint = _fingerprint(archive)
     return Entry(
         path=path,
         mode=path.parent.name,
         seed=seed,
-        steps=len(small["rewards"]),
-        fingerprint=hashlib.sha256(repr(members).encode()).hexdigest(),
-        provenance=_parse_provenance(path, small["provenance"]),
+        steps=len(arrays["rewards"]),
+        fingerprint=fingerprint,
+        provenance=_parse_provenance(path, arrays["provenance"]),
     )
+
+
+def _fingerprint(archive: zipfile.ZipFile) -> str:
+    members = [(info.filename, info.CRC, info.file_size) for info in archive.infolist()]
+    return hashlib.sha256(repr(members).encode()).hexdigest()
+
+
+def scan_latents(data_dir: Path, latent: int, tolerated: float = TOLERATED_DAMAGE) -> list[Entry]:
+    """`scan` for latent files, which are small: every array of them is read and checked."""
+    return scan(data_dir / "latents", latent_arrays(latent), None, tolerated)
 
 
 def dataset_fingerprint(entries: Iterable[Entry]) -> str:
@@ -298,10 +321,9 @@ def dataset_fingerprint(entries: Iterable[Entry]) -> str:
 
 def find_latents(data_dir: Path, latent: int, vae_sha256: str) -> list[Entry]:
     """The latent files of `data_dir`; Failure if there are none, or if some are another VAE's."""
-    folder = data_dir / "latents"
-    entries = scan(folder, latent_arrays(latent))
+    entries = scan_latents(data_dir, latent)
     if not entries:
-        raise Failure(f"no latents in {folder}: run process_data.py")
+        raise Failure(f"no latents in {data_dir / 'latents'}: run process_data.py")
     stale = [entry for entry in entries if entry.provenance.get("vae") != vae_sha256]
     if stale:
         raise Failure(

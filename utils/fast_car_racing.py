@@ -30,6 +30,14 @@ def _font() -> pygame.font.Font:
     return pygame.font.Font(pygame.font.get_default_font(), 42)
 
 
+def _write(text: str) -> pygame.Surface:
+    try:
+        return _font().render(text, True, (255, 255, 255), (0, 0, 0))
+    except pygame.error:  # an environment's close() has ended pygame, and with it the font
+        _font.cache_clear()
+        return _font().render(text, True, (255, 255, 255), (0, 0, 0))
+
+
 @lru_cache(maxsize=4)
 def _text_memory(backend: str) -> tuple:
     return shrinking.memory_for(np.zeros(1, np.int64), backend)
@@ -38,7 +46,7 @@ def _text_memory(backend: str) -> tuple:
 @lru_cache(maxsize=1024)
 def _score(text: str, backend: str) -> tuple[tuple, int]:
     """The score as pygame writes it, as shrinking.shrink wants it, and the last column it needs."""
-    drawn = _font().render(text, True, (255, 255, 255), (0, 0, 0))
+    drawn = _write(text)
     box = drawn.get_rect()
     box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
     surface = pygame.Surface(box.size, depth=32)

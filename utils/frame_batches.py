@@ -6,14 +6,14 @@ uninterrupted one would have seen. At most two shards are in memory: one in use,
 """
 
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from utils.commandline import Failure
 from utils.environment import FRAME_SHAPE
-from utils.episodes import EPISODE_ARRAYS, DamagedFile, Entry, read_arrays
+from utils.episodes import EPISODE_ARRAYS, Entry, SetAside
 
 SHARD_FRAMES = 20_000  # 250 MB of frames, some twenty episodes: mixed enough for V
 
@@ -37,20 +37,23 @@ def frames_in(shard: Sequence[Entry]) -> int:
     return sum(entry.steps + 1 for entry in shard)
 
 
-def read_shard(shard: Sequence[Entry]) -> np.ndarray:
-    """All frames of a shard, uint8 (n, 64, 64, 3); a file damaged since the scan is left out."""
+def read_frames(entry: Entry) -> np.ndarray:
+    """Frames of an episode, uint8 (T+1, 64, 64, 3). Raises DamagedFile."""
+    return entry.read(EPISODE_ARRAYS, ("frames",))["frames"]
+
+
+def read_shard(shard: Sequence[Entry], aside: SetAside) -> np.ndarray:
+    """All frames of a shard, uint8 (n, 64, 64, 3), without those of damaged files."""
     frames = np.empty((frames_in(shard), *FRAME_SHAPE), np.uint8)
     count = 0
-    for entry in shard:
-        try:
-            part = read_arrays(entry.path, EPISODE_ARRAYS, ("frames",))["frames"]
-        except DamagedFile as error:
-            print(f"left out: {error}", file=sys.stderr)
-            continue
+
+    def read(entry: Entry) -> None:
+        nonlocal count
+        part = read_frames(entry)
         frames[count : count + len(part)] = part
         count += len(part)
-    if count == 0:
-        raise DamagedFile(shard[0].path, "nor can any other episode of its shard be read")
+
+    aside.read_all(shard, read)
     return frames[:count]
 
 
@@ -62,18 +65,28 @@ def frame_batches(
     def batches_in(shard: list[Entry]) -> int:
         return max(1, frames_in(shard) // batch)
 
+    aside = SetAside(len(entries), "left out")
+
+    def read(shard: list[Entry]) -> np.ndarray:
+        frames = read_shard(shard, aside)
+        # The last shard of an epoch may be one episode: if that is damaged, all others stand in.
+        frames = frames if len(frames) else spread_frames(entries, frames_in(shard), aside)
+        if not len(frames):
+            raise Failure("no episode can be read")
+        return frames
+
     numbered = enumerate(shards_of(entries, seed))
     number, shard = next(numbered)
     while start >= batches_in(shard):
         start -= batches_in(shard)
         number, shard = next(numbered)
     with ThreadPoolExecutor(1) as reader:
-        reading = reader.submit(read_shard, shard)
+        reading = reader.submit(read, shard)
         while True:
             frames, count = reading.result(), batches_in(shard)
             order = np.random.default_rng([seed, number, len(shard)]).permutation(frames_in(shard))
             number, shard = next(numbered)
-            reading = reader.submit(read_shard, shard)
+            reading = reader.submit(read, shard)
             for position in range(start, count):
                 # Fewer frames than a batch needs, or than the scan saw, are used again.
                 rows = np.arange(position * batch, (position + 1) * batch) % len(order)
@@ -81,11 +94,16 @@ def frame_batches(
             start = 0
 
 
-def spread_frames(entries: Sequence[Entry], count: int) -> np.ndarray:
+def spread_frames(
+    entries: Sequence[Entry], count: int, aside: SetAside | None = None
+) -> np.ndarray:
     """Up to `count` frames spread evenly over the episodes, uint8 (n, 64, 64, 3)."""
-    picked = []
+    aside = aside or SetAside(len(entries), "left out")
     each = -(-count // max(1, len(entries)))
-    for entry in entries[:count]:
-        frames = read_arrays(entry.path, EPISODE_ARRAYS, ("frames",))["frames"]
-        picked.append(frames[np.linspace(0, len(frames) - 1, min(each, len(frames))).astype(int)])
+
+    def pick(entry: Entry) -> np.ndarray:
+        frames = read_frames(entry)
+        return frames[np.linspace(0, len(frames) - 1, min(each, len(frames))).astype(int)]
+
+    picked = aside.read_all(entries[:count], pick)
     return np.concatenate(picked)[:count] if picked else np.empty((0, *FRAME_SHAPE), np.uint8)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from models.rnn import STEP_REWARD, Window
-from utils.episodes import Entry, latent_arrays, read_arrays
+from utils.episodes import Entry, latent_arrays
 
 
 class LatentEpisode(NamedTuple):
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 def read_latents(entry: Entry, latent: int, smoothing: int) -> LatentEpisode:
     """Read a latent file. Raises DamagedFile."""
-    arrays = read_arrays(entry.path, latent_arrays(latent))
+    arrays = entry.read(latent_arrays(latent))
     return LatentEpisode(
         mu=arrays["mu"],
         logvar=arrays["logvar"],

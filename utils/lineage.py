@@ -1,12 +1,14 @@
 """Whether a training is finished, goes on, or begins anew: decided from checkpoint headers."""
 
+import contextlib
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import optax
+import equinox as eqx
+import jax
+import numpy as np
 
 from utils.checkpoints import Header, read_header
 from utils.commandline import Failure
@@ -70,17 +72,29 @@ def plan_training(
         changed += [k for k in settings if finished.settings.get(k) != settings[k]]
         return Plan("begin", f"from scratch: {', '.join(changed) or 'data'} changed")
     done = finished.progress["step"]
-    return Plan("continue", "new episodes: going on from the last weights", origin, done, done)
+    return Plan("continue", "other episodes: going on from the last weights", origin, done, done)
 
 
 def _same(header: Header, inputs: dict[str, str], settings: dict[str, Any]) -> bool:
     return header.inputs == inputs and header.settings == settings
 
 
-def stop_if_diverged(model: Any, step: int, state: Path) -> None:
-    """Failure if a weight is no number any more; the last saved state is good and stays."""
-    if not math.isfinite(float(optax.tree.norm(model))):
+def stop_if_diverged(state: Any, step: int, saved: Path) -> None:
+    """Failure if anything in a training state is no number any more; the last saved one stays."""
+    leaves = jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))
+    if not all(np.isfinite(leaf).all() for leaf in leaves):
+        kept = f"the last good state is kept in {saved}" if saved.exists() else "no state was saved"
         raise Failure(
-            f"the weights diverged by step {step}; the last good state is kept in {state}. "
+            f"the training diverged by step {step}; {kept}. "
             "Try a lower --learning-rate with --fresh"
         )
+
+
+@contextlib.contextmanager
+def saving_when_stopped(save: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C or SIGTERM inside: `save()` what was done, then go on stopping."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        save()
+        raise

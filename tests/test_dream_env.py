@@ -1,0 +1,328 @@
+"""The dream as an environment: against NumPy, against Gymnasium's own vector, against the agent."""
+
+import warnings
+from pathlib import Path
+
+import equinox as eqx
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from oracles import constant_rnn, foresee, lstm_step, random_model, sample
+
+from models.controller import Controller
+from models.dream import DreamState, befall
+from models.rnn import MDNRNN, LSTMState, Prediction, mixture_noise
+from models.vae import ConvVAE
+from utils import checkpoints
+from utils.agent import Agent
+from utils.checkpoints import Header
+from utils.commandline import Failure
+from utils.dream_env import Dream, load_dream
+from utils.dream_starts import StartBank, load_bank, save_bank
+from utils.environment import drive, make_environment
+from utils.files import sha256_of
+
+DREAM, REAL = "utils.dream_env:DreamCarRacing-v0", "utils.dream_env:RealCarRacing-v0"
+LATENT, HIDDEN, COMPONENTS = 4, 8, 3
+UNBOUNDED = "A Box observation space (minimum|maximum) value is"  # z has no bounds; that is so
+
+
+def bank_of(moments: dict[str, int], seed: int = 0) -> StartBank:
+    rng = np.random.default_rng(seed)
+
+    def group(count: int) -> DreamState:
+        z = rng.standard_normal((count, LATENT)).astype(np.float32)
+        memory = rng.uniform(-0.9, 0.9, (2, count, HIDDEN)).astype(np.float32)
+        return DreamState(z, LSTMState(*memory))
+
+    return StartBank(**{name: group(count) for name, count in moments.items()})
+
+
+def save_run(folder: Path, rnn: MDNRNN, bank: StartBank) -> Path:
+    """A run folder with a random V, this M, and these starts."""
+    vae = random_model(lambda: ConvVAE(LATENT, key=jax.random.key(0)), seed=3)
+    paths = {name: folder / f"{name}.eqx" for name in ("vae", "rnn", "starts")}
+    checkpoints.save(paths["vae"], Header("vae", {"latent": LATENT}, {}, {}, {}), vae)
+    inputs = {"vae": sha256_of(paths["vae"])}
+    sizes = {"latent": rnn.latent, "hidden": rnn.hidden, "components": rnn.components}
+    checkpoints.save(paths["rnn"], Header("rnn", sizes, {}, inputs, {}), rnn)
+    save_bank(paths["starts"], bank, {**inputs, "rnn": sha256_of(paths["rnn"])})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rnn() -> MDNRNN:
+    build = lambda: MDNRNN(LATENT, HIDDEN, COMPONENTS, key=jax.random.key(0))  # noqa: E731
+    return random_model(build, seed=0, scale=2.0)
+
+
+@pytest.fixture(scope="module")
+def run_dir(rnn: MDNRNN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bank = bank_of({"resets": 2, "on_policy": 3, "others": 5})
+    return save_run(tmp_path_factory.mktemp("run"), rnn, bank)
+
+
+def random_actions(*shape: int) -> np.ndarray:
+    low = np.array([-1, 0, 0])
+    return np.random.default_rng(1).uniform(low, 1, (*shape, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("observation", ["latent", "pixels"])
+@pytest.mark.parametrize("name", [DREAM, REAL])
+def test_gymnasium_finds_no_fault(run_dir: Path, name: str, observation: str) -> None:
+    env = gymnasium.make(name, run_dir=run_dir, observation=observation, render_mode="rgb_array")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=f".*{UNBOUNDED}")
+        warnings.filterwarnings("ignore", message=".*type swig|.*type Swig")
+        check_env(env.unwrapped, skip_render_check=name == REAL)
+    other = gymnasium.make(DREAM, run_dir=run_dir, observation=observation)
+    assert env.observation_space == other.observation_space
+    assert env.action_space == other.action_space
+    env.reset(seed=0)
+    picture = env.render()
+    assert picture.dtype == np.uint8 and picture.shape[-1] == 3 and picture.std() > 0
+    env.close()
+
+
+def test_a_dream_equals_a_loop(run_dir: Path, rnn: MDNRNN) -> None:
+    env = gymnasium.make(DREAM, run_dir=run_dir, temperature=1.3, max_episode_steps=20).unwrapped
+    observation, _ = env.reset(seed=7)
+    z, hidden = observation[:LATENT].astype(float), observation[LATENT:].astype(float)
+    cell = np.asarray(env.moment.state.memory.cell[0], np.float64)
+    key = env.moment.key[0]
+    for action in random_actions(8):
+        observation, reward, failed, _, info = env.step(action)
+        key, noise_key, luck_key = jax.random.split(key, 3)
+        noise = [np.asarray(n, float) for n in mixture_noise(noise_key, (LATENT,))]
+        hidden, cell = lstm_step(rnn, hidden, cell, z, action)
+        foreseen = foresee(rnn, hidden, z)
+        z = sample(foreseen, *noise, 1.3)
+        np.testing.assert_allclose(observation, [*z, *hidden], rtol=1e-4, atol=1e-5)
+        assert info["end_probability"] == pytest.approx(foreseen.end, rel=1e-4)
+        assert failed == (float(jax.random.uniform(luck_key)) < foreseen.end)
+        assert reward == pytest.approx(-100 if failed else foreseen.reward, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_the_vector_equals_gymnasiums_of_single_dreams(run_dir: Path, mode: AutoresetMode) -> None:
+    count, arguments = 3, {"run_dir": run_dir, "max_episode_steps": 6}
+    ours = gymnasium.make_vec(
+        DREAM, count, "vector_entry_point", autoreset_mode=mode.value, **arguments
+    )
+    theirs = SyncVectorEnv(
+        [lambda: gymnasium.make(DREAM, **arguments)] * count, autoreset_mode=mode
+    )
+    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"]
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    compare(ours.reset(seed=11), theirs.reset(seed=11))
+    ends = 0
+    for actions in random_actions(25, count):
+        results = ours.step(actions), theirs.step(actions)
+        compare(*results)
+        ended = results[0][2] | results[0][3]
+        ends += ended.sum()
+        if mode == AutoresetMode.DISABLED and ended.any():
+            options = [{"reset_mask": ended.copy()} for _ in range(2)]
+            compare(ours.reset(options=options[0]), theirs.reset(options=options[1]))
+    assert ends >= 2 * count
+
+
+def compare(ours: object, theirs: object) -> None:
+    """The same structure, the same numbers but for their last bits."""
+    if isinstance(theirs, dict):
+        assert set(ours) >= set(theirs)
+        for name in theirs:
+            compare(ours[name], theirs[name])
+    elif isinstance(theirs, tuple):
+        for one, other in zip(ours, theirs, strict=True):
+            compare(one, other)
+    elif theirs.dtype == object:
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                compare(one, other)
+    else:
+        assert theirs.dtype == ours.dtype or theirs.dtype == np.float64
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_decide_dreams_and_clipping_keeps_actions_inside(run_dir: Path) -> None:
+    envs = gymnasium.make_vec(DREAM, 2, run_dir=run_dir, vectorization_mode="vector_entry_point")
+    first, _ = envs.reset(seed=3)
+    again, _ = envs.reset(seed=[3, 4])
+    np.testing.assert_array_equal(first, again)
+    wild = envs.step(np.array([[-7, -7, -7], [7, 7, 7]], np.float32))
+    envs.reset(seed=3)
+    tame = envs.step(np.array([[-1, 0, 0], [1, 1, 1]], np.float32))
+    np.testing.assert_array_equal(wild[0], tame[0])
+    envs.reset(seed=3)
+    np.testing.assert_array_equal(envs.reset()[0], envs.reset(seed=3) and envs.reset()[0])
+    with pytest.raises(ValueError, match="1 seeds for 2 dreams"):
+        envs.reset(seed=[3])
+
+
+def test_pixels_are_what_v_draws_of_z(run_dir: Path) -> None:
+    arguments = {"run_dir": run_dir, "render_mode": "rgb_array"}
+    envs = gymnasium.make_vec(DREAM, 2, observation="pixels", **arguments)
+    frames, _ = envs.reset(seed=5)
+    vae = random_model(lambda: ConvVAE(LATENT, key=jax.random.key(0)), seed=3)
+    latents, _ = gymnasium.make_vec(DREAM, 2, **arguments).reset(seed=5)
+    expected = 255 * np.asarray(jax.jit(jax.vmap(vae.decode))(latents[:, :LATENT]))
+    np.testing.assert_allclose(frames, expected, atol=0.51)
+    np.testing.assert_array_equal(np.stack(envs.render()), frames)
+
+
+def test_what_befalls_is_on_average_what_evolution_counts() -> None:
+    logits, luck = np.array([-1.0, 0.5]), (np.arange(10_000) + 0.5) / 10_000
+    nothing = np.zeros((2, 1, 1), np.float32)
+    for logit in logits:
+        prediction = Prediction(*[nothing[0]] * 3, jnp.float32(2.5), jnp.float32(logit))
+        reward, failed = jax.vmap(befall, (None, 0))(prediction, luck.astype(np.float32))
+        end = 1 / (1 + np.exp(-logit))
+        assert np.asarray(failed).mean() == pytest.approx(end, abs=2e-4)
+        assert np.asarray(reward).mean() == pytest.approx((1 - end) * 2.5 - end * 100, abs=0.02)
+
+
+def test_shares_are_the_chances_of_the_groups() -> None:
+    bank = jax.tree.map(jnp.asarray, bank_of({"resets": 3, "on_policy": 2, "others": 4}))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    starts = jax.jit(jax.vmap(bank.draw_one, (0, None, None)))(keys, 0.2, 0.75)
+    drawn = np.asarray(starts.z)
+    found = [np.isin(drawn[:, 0], np.asarray(group.z)[:, 0]).mean() for group in bank]
+    np.testing.assert_allclose(found, [0.2, 0.6, 0.2], atol=0.03)
+    # Every moment of a group comes, and z, hidden and cell stay together.
+    z, hidden, cell = (
+        np.concatenate([np.asarray(x) for x in part])
+        for part in zip(*[(g.z, *g.memory) for g in bank], strict=True)
+    )
+    row = (drawn[:, None] == z).all(-1).argmax(1)
+    assert set(row) == set(range(9))
+    np.testing.assert_array_equal(starts.memory.hidden, hidden[row])
+    np.testing.assert_array_equal(starts.memory.cell, cell[row])
+
+
+def test_starts_come_back_from_their_file(tmp_path: Path) -> None:
+    bank = bank_of({"resets": 1, "on_policy": 2, "others": 3})
+    save_bank(tmp_path / "starts.eqx", bank, {"rnn": "abc"})
+    header, back = load_bank(tmp_path / "starts.eqx")
+    assert header.inputs == {"rnn": "abc"}
+    jax.tree.map(np.testing.assert_array_equal, back, bank)
+
+
+def test_what_does_not_fit_is_refused(run_dir: Path, rnn: MDNRNN, tmp_path: Path) -> None:
+    bank = bank_of({"resets": 1, "on_policy": 1, "others": 1})
+    other = save_run(tmp_path, constant_rnn(LATENT, HIDDEN, COMPONENTS), bank)
+    (other / "starts.eqx").write_bytes((run_dir / "starts.eqx").read_bytes())
+    with pytest.raises(Failure, match=r"starts\.eqx was made with another rnn"):
+        load_dream(other)
+    (other / "starts.eqx").unlink()
+    with pytest.raises(Failure, match=r"starts\.eqx is missing: run train_dream\.py"):
+        load_dream(other)
+    with pytest.raises(Failure, match=r"no latents in .*run process_data\.py"):
+        load_dream(other, data_dir=tmp_path)
+    for wrong in ({"observation": "sound"}, {"temperature": 0.0}, {"reset_share": 1.5}):
+        with pytest.raises(ValueError):
+            load_dream(run_dir, **wrong)
+
+
+def test_the_real_track_is_seen_as_the_agent_sees_it(run_dir: Path, rnn: MDNRNN) -> None:
+    rng = np.random.default_rng(2)
+    controller = jax.tree.map(
+        lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), Controller(LATENT + HIDDEN)
+    )
+    vae = random_model(lambda: ConvVAE(LATENT, key=jax.random.key(0)), seed=3)
+    driven = drive(make_environment(), Agent(vae, rnn, controller), 5, 25, {})
+    latent, pixels = (
+        gymnasium.make(REAL, run_dir=run_dir, observation=name) for name in ("latent", "pixels")
+    )
+    observation, _ = latent.reset(seed=5)
+    frame, _ = pixels.reset(seed=5)
+    for t, action in enumerate(driven.actions):
+        np.testing.assert_array_equal(frame, driven.frames[t])
+        ours = controller(*map(jnp.asarray, np.split(observation, [LATENT])))
+        np.testing.assert_allclose(ours, action, atol=1e-6)
+        observation, reward, *_ = latent.step(action)
+        frame, again, *_ = pixels.step(action)
+        assert np.float32(reward) == np.float32(again) == driven.rewards[t]
+
+
+def test_wrappers_of_others_work_on_it(run_dir: Path) -> None:
+    env = gymnasium.make(DREAM, run_dir=run_dir, max_episode_steps=5)
+    for wrap in (  # what CleanRL's ppo_continuous_action.py puts around an environment
+        gymnasium.wrappers.FlattenObservation,
+        gymnasium.wrappers.RecordEpisodeStatistics,
+        gymnasium.wrappers.ClipAction,
+        gymnasium.wrappers.NormalizeObservation,
+        gymnasium.wrappers.NormalizeReward,
+    ):
+        env = wrap(env)
+    env.reset(seed=0)
+    rewards, ended = [], False
+    while not ended:
+        _, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        rewards.append(reward)
+        ended = terminated or truncated
+    assert info["episode"]["l"] == len(rewards) <= 5
+    envs = RecordEpisodeStatistics(gymnasium.make_vec(DREAM, 4, run_dir=run_dir))
+    envs.reset(seed=0)
+    infos = [envs.step(random_actions(4))[4] for _ in range(20)]
+    lengths = [info["episode"]["l"][info["_episode"]] for info in infos if "episode" in info]
+    assert len(lengths) > 0 and all((length > 0).all() for length in lengths)
+
+
+def test_the_dream_of_a_pipelines_run_needs_nothing_but_its_folder(workshop) -> None:
+    env = gymnasium.make(DREAM, run_dir=workshop.run_dir)
+    from_data = load_dream(workshop.run_dir, data_dir=workshop.data)
+    assert isinstance(from_data, Dream)
+    kept = env.unwrapped.dream.bank
+    jax.tree.map(np.testing.assert_array_equal, kept, from_data.bank)
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == (288,) and observation in env.observation_space
+
+
+def steering_pays() -> MDNRNN:
+    """A world whose hidden layer is the last steering, and whose reward is a tile times it."""
+    rnn = constant_rnn(LATENT, HIDDEN, 2, end_logit=-10.0, log_scale=-2.0)
+    weight, bias = np.zeros_like(rnn.from_input.weight), np.zeros_like(rnn.from_input.bias)
+    into, forget, candidate, out = (slice(HIDDEN * i, HIDDEN * (i + 1)) for i in range(4))
+    weight[LATENT, candidate] = 1.0  # the row of the steering
+    bias[into], bias[forget], bias[out] = 20.0, -20.0, 20.0
+    heads = np.zeros_like(rnn.heads.weight)
+    heads[:, -2] = 1 / HIDDEN
+    return eqx.tree_at(
+        lambda r: (r.from_input.weight, r.from_input.bias, r.heads.weight),
+        rnn,
+        (weight, bias, heads),
+    )
+
+
+def test_an_off_the_shelf_agent_learns_in_it(tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3", reason="pip install -r requirements-extras.txt")
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.vec_env import VecMonitor
+
+    from utils.stable_baselines import StableBaselinesEnv
+
+    torch.set_num_threads(1)  # a small network's threads only wait for each other
+    run = save_run(tmp_path, steering_pays(), bank_of({"resets": 4, "on_policy": 4, "others": 4}))
+    steps, envs = 10, 32
+    dreams = gymnasium.make_vec(
+        DREAM, envs, run_dir=run, max_episode_steps=steps, autoreset_mode="SameStep"
+    )
+    env = VecMonitor(StableBaselinesEnv(dreams))
+    agent = PPO("MlpPolicy", env, n_steps=steps, batch_size=160, learning_rate=3e-3, seed=0)
+    before, _ = evaluate_policy(agent, env, n_eval_episodes=64)
+    agent.learn(30 * steps * envs)
+    after, _ = evaluate_policy(agent, env, n_eval_episodes=64)
+    # The most that there is: full right at every step; each tile's worth is tanh(tanh(1)).
+    best = steps * (np.tanh(np.tanh(1.0)) * 1000 / 296 - 0.1)
+    assert before < 0.5 * best and 0.8 * best < after <= best

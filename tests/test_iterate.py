@@ -1,0 +1,65 @@
+"""Sim2Real2Sim in rounds: what a round does, and that it goes on after a kill."""
+
+import json
+
+import pytest
+from scripts import KILL, Workshop
+
+from utils.checkpoints import read_header
+from utils.files import read_metrics, sha256_of
+
+ROUND = ("--on-policy-episodes", "1", "--iterative-episodes", "1", "--score-tracks", "1")
+RESULTS = ("run/rnn.eqx", "run/controller.eqx", "run/rounds.metrics.jsonl", "data/**/*.npz")
+
+
+def results(workshop: Workshop) -> dict[str, bytes]:
+    return {name: data for pattern in RESULTS for name, data in workshop.files(pattern).items()}
+
+
+@pytest.fixture(scope="module")
+def iterated(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """One round, never interrupted, after the six scripts."""
+    made = workshop.copy(tmp_path_factory.mktemp("iterated"), "data", "run")
+    made.succeed("iterate.py", *ROUND, "--rounds", "1")
+    return made
+
+
+def test_a_round_drives_the_agent_and_lets_m_and_c_go_on(
+    workshop: Workshop, iterated: Workshop
+) -> None:
+    first = {part: sha256_of(workshop.run_dir / f"{part}.eqx") for part in ("rnn", "controller")}
+    for part, sha256 in first.items():
+        assert read_header(iterated.run_dir / f"{part}.eqx").progress["continued_from"] == sha256
+    for mode in ("on-policy", "iterative"):
+        assert len(list((iterated.data / "rollouts" / mode).glob("*.npz"))) == 1
+        assert len(list((iterated.data / "latents" / mode).glob("*.npz"))) == 1
+    records = read_metrics(iterated.run_dir / "rounds.metrics.jsonl")
+    assert [record["step"] for record in records] == [0, 1]
+    assert records[0]["agent"]["controller"] == first["controller"]
+    assert records[1]["agent"]["controller"] == sha256_of(iterated.run_dir / "controller.eqx")
+    evaluation = json.loads((iterated.run_dir / "rounds" / "1" / "evaluation.json").read_text())
+    assert records[1]["mean"] == evaluation["mean"]
+    assert (iterated.run_dir / "rounds.png").stat().st_size > 5000
+
+
+def test_rounds_that_are_done_are_not_done_again(iterated: Workshop) -> None:
+    before = results(iterated)
+    iterated.succeed("iterate.py", *ROUND, "--rounds", "1")
+    assert results(iterated) == before
+
+
+@pytest.mark.parametrize("begun", ["data/latents/on-policy", "run/rnn.training.eqx"])
+def test_a_killed_round_goes_on(
+    workshop: Workshop, iterated: Workshop, tmp_path, begun: str
+) -> None:
+    killed = workshop.copy(tmp_path, "data", "run")
+    killed.stop_at_work(
+        "iterate.py",
+        *(*ROUND, "--rounds", "1"),
+        signal_number=KILL,
+        is_at_work=(tmp_path / begun).exists,
+        is_done=lambda: len(read_metrics(killed.run_dir / "rounds.metrics.jsonl")) > 1,
+    )
+    killed.succeed("iterate.py", *ROUND, "--rounds", "1")
+    assert results(killed) == results(iterated)
+    assert killed.leftovers() == []
