@@ -138,7 +138,7 @@ def test_zigzag_polygons_as_sdl_gfx_fills_them():
         surface = pygame.Surface((1000, 800))
         pygame.gfxdraw.filled_polygon(surface, points.tolist(), (255, 255, 255))
         commands, counts = np.zeros((800, 16), np.int64), np.zeros(800, np.int64)
-        zigzag(commands, counts, points, 1)
+        zigzag(commands, counts, np.empty(4, np.int64), points, 1)
         ours = np.zeros((800, 1000), bool)
         for y in range(800):
             for command in commands[y, : counts[y]]:

@@ -18,6 +18,7 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 from pygame.math import Vector2
 
 from utils import rasterizer, scene, shrinking
+from utils.fast_car import FastCar, car_differs
 
 ENV_ID = "FastCarRacing-v3"
 SHAPES = 8  # polygons of a car: four wheels, then four parts of the hull
@@ -49,12 +50,11 @@ def _score(text: str, backend: str) -> tuple[tuple, int]:
     drawn = _write(text)
     box = drawn.get_rect()
     box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
-    surface = pygame.Surface(box.size, depth=32)
-    surface.blit(drawn, (0, 0))
     hidden = max(0, -box.left)
-    grey = np.asarray(surface.get_view("2"))[hidden:]  # any level of a colour is the same
-    averages = np.empty((box.height, shrinking.SIZE), np.int64)
-    low, high = shrinking.average_text(grey, box.left + hidden, _text_memory(backend), averages)
+    grey = np.asarray(drawn.get_view("2"))[hidden:]  # the palette goes from black to white
+    averages = np.empty((box.height, box.width // shrinking.WHOLE + 3), np.int64)
+    memory = _text_memory(backend)
+    low, high = shrinking.average_text(grey, box.left + hidden, memory, averages)
     return (averages, low, high, box.top), int(shrinking.FIRST[high])
 
 
@@ -222,26 +222,31 @@ def drawing_differs(backend: str) -> str:
 class FastCarRacing(CarRacing):
     """CarRacing with the same arguments, observations, rewards and ends, drawn by `Renderer`.
 
-    Where the start-up check finds that Gymnasium, pygame or this machine draw differently, it warns
-    and lets Gymnasium draw.
+    Where the start-up check finds that Gymnasium, pygame or this machine draw or drive differently,
+    it warns and leaves that to Gymnasium.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._renderer: Renderer | None = None
-        difference = drawing_differs(pygame.transform.get_smoothscale_backend())
-        self._draws_itself = not difference
-        if difference:
-            warnings.warn(
-                f"FastCarRacing draws with Gymnasium's own slow renderer: {difference} "
-                f"(gymnasium {gymnasium.__version__}, pygame {pygame.version.ver}).",
-                stacklevel=2,
-            )
+        drawing = drawing_differs(pygame.transform.get_smoothscale_backend())
+        car = car_differs()
+        self._draws_itself, self._drives_itself = not drawing, not car
+        for part, difference in (("renderer", drawing), ("car", car)):
+            if difference:
+                warnings.warn(
+                    f"FastCarRacing uses Gymnasium's own slow {part}: {difference} "
+                    f"(gymnasium {gymnasium.__version__}, pygame {pygame.version.ver}).",
+                    stacklevel=2,
+                )
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """As CarRacing.reset."""
         self._renderer = None  # the track will be new
-        return super().reset(seed=seed, options=options)
+        outcome = super().reset(seed=seed, options=options)
+        if self._drives_itself:
+            self.car.__class__ = FastCar  # CarRacing.reset lets nobody choose the class
+        return outcome
 
     def _render(self, mode: str):
         if mode != "state_pixels" or not self._draws_itself or self.car is None:

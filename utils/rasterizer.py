@@ -271,7 +271,12 @@ def _zigzag(commands, counts, xs, points, color):
 def _cover(inside, low, high, left, right, rows):
     """Extend the spans `inside` of rows low..high by those of a polygon that comes later."""
     low, end = max(low, rows[0]), min(high, rows[1]) + 1
-    firsts, lasts, left, right = inside[0, low:end], inside[1, low:end], left[low:end], right[low:end]
+    firsts, lasts, left, right = (
+        inside[0, low:end],
+        inside[1, low:end],
+        left[low:end],
+        right[low:end],
+    )
     for i in range(len(firsts)):
         first, last = firsts[i], lasts[i]
         touch = (left[i] <= last + 1) & (first <= right[i] + 1)

@@ -5,7 +5,6 @@ import numpy as np
 from utils.rasterizer import (
     DASHBOARD,
     HEIGHT,
-    MAX_CORNERS,
     WIDTH,
     compiled,
     inner,

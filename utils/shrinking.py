@@ -207,20 +207,21 @@ def _finish(averages, total, frame, weight, recip, bits):
 def average_text(text, left, memory, averages):
     """Average a grey bitmap that begins at pixel `left` of a black surface, cell by cell.
 
-    text: uint32 0xRRGGBB (width, height). averages: packed levels (height, SIZE), written to.
+    text: uint8 (width, height). averages: packed levels (height, most), written to.
     Returns the cells that the text touches, from and to.
     """
     palette, _, (pixels, _, _), _, (weights, recip, _, _, bits) = memory
     right = min(left + len(text), WIDTH)
-    low, high = max(BEFORE[left], 0), min(AFTER[right - 1], SIZE - 1) + 1
+    low = max(BEFORE[left], 0)
+    high = min(AFTER[right - 1], SIZE - 1) + 1
     for x in range(FIRST[low], FIRST[high] + 1):
         pixels[x] = OPEN + x
         palette[OPEN + x] = 0
     for y in range(len(averages)):
         for x in range(left, right):
-            palette[OPEN + x] = (text[x - left, y] & 255) * GREY
+            palette[OPEN + x] = text[x - left, y] * GREY
         for cell in range(low, high):
-            averages[y, cell] = _average(pixels, palette, cell, weights, recip, bits)
+            averages[y, cell - low] = _average(pixels, palette, cell, weights, recip, bits)
     return low, high
 
 
@@ -246,7 +247,7 @@ def shrink(commands, counts, score, memory, frame):
             _update(pixels, cells, words, palette, plain, before, averages, axes)
         if top <= row < top + len(text):
             for k in range(low, high):
-                averages[k] = text[row - top, k]
+                averages[k] = text[row - top, k - low]
             for k in range(low // 8, (high + 7) // 8):
                 before[k] = 0x7F7F_7F7F_7F7F_7F7F
         if row < rows[cell, 0]:
