@@ -39,11 +39,6 @@ def _write(text: str) -> pygame.Surface:
         return _font().render(text, True, (255, 255, 255), (0, 0, 0))
 
 
-@lru_cache(maxsize=4)
-def _text_memory(backend: str) -> tuple:
-    return shrinking.memory_for(np.zeros(1, np.int64), backend)
-
-
 @lru_cache(maxsize=1024)
 def _score(text: str, backend: str) -> tuple[tuple, int]:
     """The score as pygame writes it, as shrinking.shrink wants it, and the last column it needs."""
@@ -53,8 +48,8 @@ def _score(text: str, backend: str) -> tuple[tuple, int]:
     hidden = max(0, -box.left)
     grey = np.asarray(drawn.get_view("2"))[hidden:]  # the palette goes from black to white
     averages = np.empty((box.height, box.width // shrinking.WHOLE + 3), np.int64)
-    memory = _text_memory(backend)
-    low, high = shrinking.average_text(grey, box.left + hidden, memory, averages)
+    axes = shrinking.axes(backend)
+    low, high = shrinking.average_text(grey, box.left + hidden, axes, averages)
     return (averages, low, high, box.top), int(shrinking.FIRST[high])
 
 
@@ -130,8 +125,8 @@ class Renderer:
         if outcome != scene.DRAWN:
             return None
         frame = np.empty((shrinking.SIZE, 3 * shrinking.SIZE), np.uint8)
-        shrinking.shrink(commands, self.counts, score, self.memory, frame.view(np.int32))
-        return frame.reshape(shrinking.SIZE, shrinking.SIZE, 3)
+        drawn = shrinking.shrink(commands, self.counts, score, self.memory, frame.view(np.int32))
+        return frame.reshape(shrinking.SIZE, shrinking.SIZE, 3) if drawn else None
 
 
 def _view(env: CarRacing) -> list[float]:

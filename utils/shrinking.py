@@ -18,15 +18,16 @@ from utils.rasterizer import HEIGHT, SPAN, WIDTH, compiled, inlined, inner
 SIZE = 96  # the observation is SIZE x SIZE
 LANES, GREY = 0xFF_00FF_00FF, 0x1_0001_0001
 OPEN = 64  # in place of a cell's colour; the palette has at most so many
+BLENDED = 8192  # colours that one row may blend, named by numbers from OPEN on
 WHOLE = 9  # pixels that belong whole to a cell; some have one more
 BITS = {"GENERIC": 16, "SSE2": 14, "NEON": 14}  # fraction bits of smoothscale's backends
-# The pixels of cell j are FIRST[j] to FIRST[j + 1], both shared with its neighbours. The cells that a
-# span from x covers are those after BEFORE[x], of a span to x those before AFTER[x].
-FIRST = (np.maximum(np.arange(SIZE + 1) * WIDTH - 1, 0) // SIZE).astype(np.uint16)
-BEFORE = (np.searchsorted(FIRST, np.arange(WIDTH), "left") - 1).astype(np.int8)
-AFTER = (np.searchsorted(FIRST, np.arange(WIDTH), "right") - 1).astype(np.int8)
-AFTER[-1] = SIZE
 EDGE = 8  # a row of cells begins here, so that there are some before and after
+# The pixels of cell j are FIRST[j] to FIRST[j + 1], both shared with its neighbours. The cells that
+# a span from x covers are those after START[x], of a span to x those before STOP[x].
+FIRST = (np.maximum(np.arange(SIZE + 1) * WIDTH - 1, 0) // SIZE).astype(np.uint16)
+START = (EDGE - 1 + np.searchsorted(FIRST, np.arange(WIDTH), "left")).astype(np.uint8)
+STOP = (EDGE - 1 + np.searchsorted(FIRST, np.arange(WIDTH), "right")).astype(np.uint8)
+STOP[-1] = EDGE + SIZE
 FLAGS = 0x4040_4040_4040_4040  # which of eight cells are open
 
 
@@ -91,14 +92,14 @@ def memory_for(colors: np.ndarray, backend: str) -> tuple:
     backend: of pygame's smoothscale. Raises KeyError if it is not one of `BITS`.
     """
     weights, recip, _, _, bits = axes(backend)
-    palette = np.zeros(OPEN + WIDTH, np.int64)  # place OPEN + x is for a colour blended at x
+    palette = np.zeros(OPEN + BLENDED, np.int64)
     palette[: len(colors)] = colors
-    pixels = np.zeros(WIDTH, np.uint16)  # places in the palette
     cells = np.zeros(EDGE + SIZE + EDGE, np.uint8)
     return (
         palette,
         plain_cells(colors, weights, recip, bits),
-        (pixels, cells, cells[EDGE : EDGE + SIZE].view(np.int64)),
+        (np.zeros(WIDTH, np.uint8), np.zeros(WIDTH, np.uint16)),  # pixels: places in the palette
+        (cells, cells[EDGE : EDGE + SIZE].view(np.int64)),
         (np.empty(SIZE // 8, np.int64), np.empty(SIZE, np.int64), np.empty(SIZE, np.int64)),
         axes(backend),
     )
@@ -122,28 +123,38 @@ def _same_row(commands, counts, y):
 
 
 @inner
-def _obey(commands, y, n, palette, pixels, cells):
-    """Paint row y, and note which cells are of one colour, which open."""
+def _obey(commands, y, n, palette, pixels, cells, limit):
+    """Paint row y, and note which cells are of one colour, which open.
+
+    Returns whether its blended colours, named in turn, are fewer than `limit` names allow.
+    """
+    name = OPEN
     for i in range(n):
         command = commands[y, i]
         x1, x2 = command & 1023, (command >> 10) & 1023
         color, kind = (command >> 20) & 63, (command >> 26) & 3
-        low, high = EDGE + BEFORE[x1], EDGE + AFTER[x2]
+        low, high = np.int64(START[x1]), np.int64(STOP[x2])
         # What covers a cell in part opens it, unless it is of that colour already.
         cells[low] = color if cells[low] == color else OPEN
         cells[high] = color if cells[high] == color else OPEN
         if kind == SPAN:
-            cells[low + 1 : high] = color
-            pixels[x1 : x2 + 1] = color
+            # Loops, since they become memset, without a slice's care for negative ends.
+            for cell in range(low + 1, high):
+                cells[cell] = color
+            for x in range(x1, x2 + 1):
+                pixels[x] = color
         else:
-            cells[low + 1 : high] = OPEN
+            for cell in range(low + 1, high):
+                cells[cell] = OPEN
             phase, change = (command >> 28) & 0xFFFF, (command >> 44) & 0xFFFF
             flip, over = 255 if command >> 60 else 0, palette[color]
             for x in range(x1, x2 + 1):
                 alpha = (255 * (((phase >> 8) & 255) ^ flip)) >> 8
-                palette[OPEN + x] = _mix(palette[pixels[x]], over, alpha)
-                pixels[x] = OPEN + x
+                palette[name] = _mix(palette[pixels[x]], over, alpha)
+                pixels[x] = name
+                name = min(name + 1, limit - 1)
                 phase += change
+    return name < limit - 1
 
 
 @inlined
@@ -204,24 +215,28 @@ def _finish(averages, total, frame, weight, recip, bits):
 
 
 @compiled
-def average_text(text, left, memory, averages):
+def average_text(text, left, axes, averages):
     """Average a grey bitmap that begins at pixel `left` of a black surface, cell by cell.
 
-    text: uint8 (width, height). averages: packed levels (height, most), written to.
-    Returns the cells that the text touches, from and to.
+    text: uint8 (width, height). axes: of `axes`. averages: packed levels (height, most), written
+    to. Returns the cells that the text touches, from and to.
     """
-    palette, _, (pixels, _, _), _, (weights, recip, _, _, bits) = memory
+    weights, recip, _, _, bits = axes
     right = min(left + len(text), WIDTH)
-    low = max(BEFORE[left], 0)
-    high = min(AFTER[right - 1], SIZE - 1) + 1
-    for x in range(FIRST[low], FIRST[high] + 1):
-        pixels[x] = OPEN + x
-        palette[OPEN + x] = 0
+    low = max(START[left], EDGE) - EDGE
+    high = min(STOP[right - 1], EDGE + SIZE - 1) - EDGE + 1
     for y in range(len(averages)):
-        for x in range(left, right):
-            palette[OPEN + x] = text[x - left, y] * GREY
         for cell in range(low, high):
-            averages[y, cell - low] = _average(pixels, palette, cell, weights, recip, bits)
+            first, last = FIRST[cell] + 0, FIRST[cell + 1] + 0
+            total = 0
+            for x in range(max(first, left), min(last + 1, right)):
+                level = text[x - left, y] * GREY
+                if x == first:
+                    level = _scaled(level, weights[cell, 0], bits)
+                elif x == last:
+                    level = _scaled(level, weights[cell, 1], bits)
+                total += level
+            averages[y, cell - low] = _scaled(total, recip, 16)
     return low, high
 
 
@@ -231,9 +246,10 @@ def shrink(commands, counts, score, memory, frame):
 
     commands, counts: of utils/rasterizer.py. score: of `average_text`, with its top in flipped
     rows; nothing else may touch its cells. frame: as int32 words (SIZE, SIZE * 3 // 4).
+    Returns False where a row blends too many pixels.
     """
     text, low, high, top = score
-    palette, plain, (pixels, cells, words), (before, averages, total), axes = memory
+    palette, plain, (pixels, wide_pixels), (cells, words), (before, averages, total), axes = memory
     _, _, rows, row_recip, bits = axes
     cell = 0
     for k in range(SIZE // 8):
@@ -243,8 +259,12 @@ def shrink(commands, counts, score, memory, frame):
     for y in range(HEIGHT - 1, -1, -1):
         row = HEIGHT - 1 - y
         if row == top + len(text) or not _same_row(commands, counts, y):
-            _obey(commands, y, counts[y], palette, pixels, cells)
-            _update(pixels, cells, words, palette, plain, before, averages, axes)
+            if _obey(commands, y, counts[y], palette, pixels, cells, 256):
+                _update(pixels, cells, words, palette, plain, before, averages, axes)
+            elif _obey(commands, y, counts[y], palette, wide_pixels, cells, len(palette)):
+                _update(wide_pixels, cells, words, palette, plain, before, averages, axes)
+            else:
+                return False
         if top <= row < top + len(text):
             for k in range(low, high):
                 averages[k] = text[row - top, k - low]
@@ -258,3 +278,4 @@ def shrink(commands, counts, score, memory, frame):
             cell = min(cell + 1, SIZE - 1)
             for k in range(SIZE):
                 total[k] = _scaled(averages[k], rows[cell, 1], bits)
+    return True
