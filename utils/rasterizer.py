@@ -54,6 +54,13 @@ def _span(commands, counts, y, x1, x2, color):
 
 
 @inner
+def _bare_span(commands, counts, inside, y, x1, x2, color):
+    """As _span, unless what is painted later covers it all."""
+    if y < DASHBOARD or y >= HEIGHT or inside[0, y] > min(x1, x2) or inside[1, y] < max(x1, x2):
+        _span(commands, counts, y, x1, x2, color)
+
+
+@inner
 def _steep(commands, counts, inside, x, y, step, dx, dy, color):
     """Between the ends of an edge with dy > dx: two blended pixels in each row."""
     slope = (dx << 16) // dy
@@ -163,12 +170,12 @@ def _smooth_edge(commands, counts, inside, x1, y1, x2, y2, color):
         x, y, end_x, end_y = x2, y2, x1, y1
     if x == end_x:
         for row in range(y, end_y + 1):
-            _span(commands, counts, row, x, x, color)
+            _bare_span(commands, counts, inside, row, x, x, color)
         return
     if y == end_y:
-        _span(commands, counts, y, x, end_x, color)
+        _bare_span(commands, counts, inside, y, x, end_x, color)
         return
-    _span(commands, counts, y1, x1, x1, color)
+    _bare_span(commands, counts, inside, y1, x1, x1, color)
     step = 1 if end_x > x else -1
     dx, dy = abs(end_x - x), end_y - y
     if dy > dx:
