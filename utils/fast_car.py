@@ -44,8 +44,8 @@ class FastCar(Car):
             friction = [FRICTION_LIMIT * tile.road_friction for tile in wheel.tiles]
             limit = max(GRASS_FRICTION, *friction) if friction else GRASS_FRICTION
 
-            ahead_x, ahead_y = wheel.GetWorldVector(AHEAD).tuple
-            speed_x, speed_y = wheel.linearVelocity.tuple
+            ahead, speed = wheel.GetWorldVector(AHEAD), wheel.linearVelocity
+            ahead_x, ahead_y, speed_x, speed_y = ahead.x, ahead.y, speed.x, speed.y
             forward = ahead_x * speed_x + ahead_y * speed_y
             sideward = ahead_y * speed_x + -ahead_x * speed_y
 
