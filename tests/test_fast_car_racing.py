@@ -241,7 +241,7 @@ def test_works_without_a_writable_cache(tmp_path):
         "classmethod(lambda *a: None); "
         "[setattr(l, 'from_function', classmethod(lambda *a: None)) "
         "for l in c.CacheImpl._locator_classes]; "
-        "from utils.rasterizer import compiled; "
+        "from utils.commands import compiled; "
         "assert compiled(lambda x: x + 1)(1) == 2"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

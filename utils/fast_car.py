@@ -38,6 +38,7 @@ class FastCar(Car):
 
     def step(self, dt):
         """As Car.step."""
+        power = dt * ENGINE_POWER
         for wheel in self.wheels:
             turn = wheel.steer - wheel.joint.angle
             wheel.joint.motorSpeed = _sign(turn) * min(50.0 * abs(turn), 3.0)
@@ -50,8 +51,8 @@ class FastCar(Car):
             sideward = ahead_y * speed_x + -ahead_x * speed_y
 
             omega = wheel.omega
-            omega += dt * ENGINE_POWER * wheel.gas / INERTIA / (abs(omega) + 5.0)
-            self.fuel_spent += dt * ENGINE_POWER * wheel.gas
+            omega += power * wheel.gas / INERTIA / (abs(omega) + 5.0)
+            self.fuel_spent += power * wheel.gas
             if wheel.brake >= 0.9:
                 omega = 0.0
             elif wheel.brake > 0:

@@ -18,11 +18,12 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 from pygame.math import Vector2
 
 from utils import rasterizer, scene, shrinking
+from utils.commands import HEIGHT, MAX_CORNERS
 from utils.fast_car import FastCar, car_differs
 
 ENV_ID = "FastCarRacing-v3"
 SHAPES = 8  # polygons of a car: four wheels, then four parts of the hull
-NARROW, WIDE = 48, 2056  # commands that a row has room for
+NARROW, WIDE = 56, 2056  # commands that a row has room for
 
 ACROSS = (1, 0)  # turned into the world: a body's cosine and sine
 
@@ -75,9 +76,9 @@ class Renderer:
     def __init__(self):
         self.backend = pygame.transform.get_smoothscale_backend()
         # Most frames fit into the narrow table, which fits into the processor's cache.
-        self.narrow = np.empty((rasterizer.HEIGHT, NARROW), np.int64)
-        self.wide = np.empty((rasterizer.HEIGHT, WIDE), np.int64)
-        self.counts = np.zeros(rasterizer.HEIGHT, np.int64)
+        self.narrow = np.empty((HEIGHT, NARROW), np.int64)
+        self.wide = np.empty((HEIGHT, WIDE), np.int64)
+        self.counts = np.zeros(HEIGHT, np.int64)
         self.view = np.empty(40)
 
     def begin(self, env: CarRacing) -> None:
@@ -93,7 +94,7 @@ class Renderer:
         self.colors[0], self.colors[1 : len(grass)] = env.bg_color, env.grass_color
         self.colors[len(grass) :] = [color for _, color in env.road_poly]
         self._share_colors(env, self.colors[len(grass) :])
-        self.shapes = np.full((SHAPES + 1, rasterizer.MAX_CORNERS, 2), np.nan, np.float32)
+        self.shapes = np.full((SHAPES + 1, MAX_CORNERS, 2), np.nan, np.float32)
         fixtures = [fixture for part in env.car.drawlist for fixture in part.fixtures]
         for shape, fixture in zip(self.shapes[:-1], fixtures, strict=True):
             vertices = fixture.shape.vertices

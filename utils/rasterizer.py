@@ -1,63 +1,28 @@
-"""Which pixels of Gymnasium's CarRacing surface a polygon covers, row by row.
+"""The pixels of smooth polygons as pygame-ce's `gfxdraw` (SDL_gfx) has them, as commands of rows.
 
-Polygons are not filled here: they leave *commands* in the rows that they cross, opaque spans and
-blended pixels, equal to those of pygame-ce's `gfxdraw` (SDL_gfx) and `draw`, whose rules
-docs/environment.md gives. utils/shrinking.py turns the commands into the frame.
-
-`commands` is int64 (HEIGHT, most), of which `counts` (HEIGHT) are in use. A command is, from its
-lowest bit: first column (10 bits), last column (10), place of its colour in the palette (6), kind
-(2); of a PIXEL its weight (8); of a RUN the 16-bit phase of its first pixel, what the phase changes
-by (16), and whether the weight's bits are flipped (1).
-
-Surface rows are counted as Gymnasium draws them, y upwards, before its vertical flip: the dashboard
-is rows 0-99.
+utils/commands.py tells what commands are, docs/environment.md by which rules pixels are chosen.
 """
 
 import numpy as np
-from numba import njit
 
-WIDTH, HEIGHT = 1000, 800  # the surface that Gymnasium draws on, in pixels
-DASHBOARD = 100  # rows that the dashboard covers
-MAX_CORNERS = 8
-# Kinds of commands: an opaque span, a blended pixel, a run of pixels along a flat edge.
-SPAN, PIXEL, RUN = 0, 1, 2
-
-# Unlike Python's, machine arithmetic that needs no check for division by zero. Without memory of its
-# own (NRT), since numba would else count references to arrays, even in inner loops.
-_OPTIONS = {"error_model": "numpy", "boundscheck": False, "nogil": True, "_nrt": False}
-
-
-def compiled(function):
-    """`numba.njit` with its result kept on disk, or in memory where no folder can be written."""
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # numba: "cannot cache function: no locator available"
-        return njit(**_OPTIONS)(function)
-
-
-# For what only compiled code calls: leaving out the way in from Python halves the compile time.
-inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
-# Where a call costs as much as all that it does.
-inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
-
-
-@inlined
-def _span(commands, counts, y, x1, x2, color):
-    """Append an opaque run of pixels x1..x2 (either order) to row y."""
-    if y < DASHBOARD or y >= HEIGHT:
-        return
-    low, high = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
-    if low <= high:
-        count = min(counts[y], commands.shape[1] - 1)
-        commands[y, count] = low | high << 10 | color << 20
-        counts[y] = counts[y] + 1
+from utils.commands import (
+    DASHBOARD,
+    HEIGHT,
+    MAX_CORNERS,
+    RUN,
+    WIDTH,
+    extent,
+    inner,
+    sort,
+    span,
+)
 
 
 @inner
 def _bare_span(commands, counts, inside, y, x1, x2, color):
-    """As _span, unless what is painted later covers it all."""
+    """As span, unless what is painted later covers it all."""
     if y < DASHBOARD or y >= HEIGHT or inside[0, y] > min(x1, x2) or inside[1, y] < max(x1, x2):
-        _span(commands, counts, y, x1, x2, color)
+        span(commands, counts, y, x1, x2, color)
 
 
 @inner
@@ -185,25 +150,6 @@ def _smooth_edge(commands, counts, inside, x1, y1, x2, y2, color):
 
 
 @inner
-def _extent(values):
-    """The least and the greatest of some numbers."""
-    low = high = values[0]
-    for value in values:
-        low, high = min(low, value), max(high, value)
-    return low, high
-
-
-@inner
-def _sort(values, count):
-    for i in range(1, count):
-        value, j = values[i], i - 1
-        while j >= 0 and values[j] > value:
-            values[j + 1] = values[j]
-            j -= 1
-        values[j + 1] = value
-
-
-@inner
 def _fill(points, left, right):
     """The spans of `gfxdraw.filled_polygon`, first and last pixel, into left and right (HEIGHT).
 
@@ -211,7 +157,7 @@ def _fill(points, left, right):
     other. Returns the visible rows, low and high; none for an outline of no height or one that
     turns more than twice, which _zigzag fills.
     """
-    low, top = _extent(points[:, 1])
+    low, top = extent(points[:, 1])
     low, high = max(low, DASHBOARD), min(top, HEIGHT - 1)
     if _turns(points) != 2:
         return 1, 0
@@ -259,7 +205,7 @@ def _turns(points):
 @inner
 def _zigzag(commands, counts, xs, points, color):
     """`gfxdraw.filled_polygon` for four int64 corners (4, 2) of any kind."""
-    low, high = _extent(points[:, 1])
+    low, high = extent(points[:, 1])
     for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
         found = 0
         for i in range(4):
@@ -269,9 +215,9 @@ def _zigzag(commands, counts, xs, points, color):
             if y1 <= y < y2 or (y == high and y1 < y == y2):
                 xs[found] = 65536 * (y - y1) // (y2 - y1) * (x2 - x1) + 65536 * x1
                 found += 1
-        _sort(xs, found)
+        sort(xs, found)
         for i in range(0, found, 2):
-            _span(commands, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color)
+            span(commands, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color)
 
 
 @inner
@@ -343,49 +289,6 @@ def _emit(commands, counts, spans, low, high, color):
             count = 0 if right - left == WIDTH - 1 else counts[y]
             commands[y, min(count, commands.shape[1] - 1)] = command
             counts[y] = count + 1
-
-
-@inner
-def plain_polygon(commands, counts, xs, points, color):
-    """`pygame.draw.polygon` with width 0: int64 corners (n, 2)."""
-    n = len(points)
-    low, high = _extent(points[:, 1])
-    if low == high:
-        left, right = _extent(points[:, 0])
-        _span(commands, counts, low, left, right, color)
-        return
-    for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
-        found = 0
-        for i in range(n):
-            x1, y1, x2, y2 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
-            if y1 == y2:
-                if y1 == y and low < y < high:  # a level side is always drawn
-                    _span(commands, counts, y, x1, x2, color)
-                continue
-            if y1 > y2:
-                x1, y1, x2, y2 = x2, y2, x1, y1
-            if y1 <= y < y2 or (y == high and y2 == high):
-                shift = (y - y1) * (x2 - x1)
-                # rounded down and up in turns, as the sides come
-                xs[found] = x1 + (shift // (y2 - y1) if found % 2 == 0 else -(-shift // (y2 - y1)))
-                found += 1
-        _sort(xs, found)
-        for i in range(0, found, 2):
-            _span(commands, counts, y, xs[i], xs[i + 1], color)
-
-
-@inner
-def rectangle(commands, counts, left, right, top, bottom, color):
-    """A level `pygame.draw.polygon` with corners in flipped rows; returns its first column."""
-    x1, x2 = int(left), int(right)
-    y1, y2 = HEIGHT - 1 - int(top), HEIGHT - 1 - int(bottom)
-    low, high = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
-    if low <= high:
-        for y in range(max(min(y1, y2), 0), min(max(y1, y2), HEIGHT - 1) + 1):
-            count = min(counts[y], commands.shape[1] - 1)
-            commands[y, count] = low | high << 10 | color << 20
-            counts[y] += 1
-    return low
 
 
 def scratch_for(n: int) -> tuple[np.ndarray, ...]:

@@ -2,16 +2,8 @@
 
 import numpy as np
 
-from utils.rasterizer import (
-    DASHBOARD,
-    HEIGHT,
-    WIDTH,
-    compiled,
-    inner,
-    plain_polygon,
-    rectangle,
-    smooth_polygons,
-)
+from utils.commands import DASHBOARD, HEIGHT, WIDTH, compiled, inner, plain_polygon, rectangle
+from utils.rasterizer import smooth_polygons
 
 REFUSED, CROWDED, DRAWN = 0, 1, 2  # how draw_scene can end
 TREAD_WIDTH = 14 * 0.02  # half a wheel's width in world units: WHEEL_W * SIZE

@@ -3,7 +3,7 @@
 `smoothscale` first shrinks every row from 1000 pixels to 96 *cells*, rounding to whole levels, then
 the columns likewise. Here a cell that a span covers gets its average from a table; only the *open*
 cells, in which something ends or is blended, are averaged from their pixels. Rows come as the
-commands of utils/rasterizer.py; docs/environment.md tells the rules.
+commands of utils/commands.py; docs/environment.md tells the rules.
 
 A colour is three levels packed into one number, 16 bits each, so that one operation does for all.
 """
@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numba.cpython.unsafe.numbers import trailing_zeros
 
-from utils.rasterizer import HEIGHT, SPAN, WIDTH, compiled, inlined, inner
+from utils.commands import HEIGHT, SPAN, WIDTH, compiled, inlined, inner
 
 SIZE = 96  # the observation is SIZE x SIZE
 LANES, GREY = 0xFF_00FF_00FF, 0x1_0001_0001
@@ -244,7 +244,7 @@ def average_text(text, left, axes, averages):
 def shrink(commands, counts, score, memory, frame):
     """Turn the commands of a whole surface into the uint8 frame (SIZE, SIZE, 3).
 
-    commands, counts: of utils/rasterizer.py. score: of `average_text`, with its top in flipped
+    commands, counts: of utils/commands.py. score: of `average_text`, with its top in flipped
     rows; nothing else may touch its cells. frame: as int32 words (SIZE, SIZE * 3 // 4).
     Returns False where a row blends too many pixels.
     """
