@@ -16,7 +16,7 @@ import pytest
 from gymnasium.envs.box2d import car_racing
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from utils import fast_car_racing, rasterizer, shrinking
+from utils import fast_car, fast_car_racing, rasterizer, shrinking
 from utils.fast_car_racing import FastCarRacing, Renderer, drawing_differs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +138,7 @@ def test_zigzag_polygons_as_sdl_gfx_fills_them():
         surface = pygame.Surface((1000, 800))
         pygame.gfxdraw.filled_polygon(surface, points.tolist(), (255, 255, 255))
         commands, counts = np.zeros((800, 16), np.int64), np.zeros(800, np.int64)
-        zigzag(commands, counts, points, 1)
+        zigzag(commands, counts, np.empty(4, np.int64), points, 1)
         ours = np.zeros((800, 1000), bool)
         for y in range(800):
             for command in commands[y, : counts[y]]:
@@ -167,6 +167,49 @@ def test_a_wrong_rule_is_noticed(monkeypatch):
         drawing_differs.cache_clear()
 
 
+def test_a_car_that_moves_otherwise_is_noticed(monkeypatch):
+    """It says so, and Gymnasium's car is driven."""
+    monkeypatch.setattr(fast_car, "BRAKE_FORCE", 15.001)
+    fast_car.car_differs.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="Gymnasium's own slow car: the car's motion differs"):
+            env = FastCarRacing()
+        env.reset(seed=1)
+        assert type(env.car) is fast_car.Car
+    finally:
+        fast_car.car_differs.cache_clear()
+
+
+def blended_in_a_row(renderer: Renderer) -> int:
+    """The most pixels that one row of the last frame blended."""
+    rows = (renderer.narrow[y, :count] for y, count in enumerate(renderer.counts))
+    runs = (row[(row >> 26 & 3) == 1] for row in rows)
+    return max(((run >> 10 & 1023) - (run & 1023) + 1).sum() for run in runs)
+
+
+def test_rows_that_blend_more_colors_than_a_byte_names():
+    """The side of a patch of grass that is almost level is blended in hundreds of columns."""
+    env, renderer = Undrawn(), Renderer()
+    env.reset(seed=3)
+    renderer.begin(env)
+    most = 0
+    for i in range(20):
+        for body in env.car.drawlist:
+            body.position, body.angle = env.track[10 * i][2:], 0.001 + i * np.pi / 2
+        env.t = 5.0
+        np.testing.assert_array_equal(*both(env, renderer))
+        most = max(most, blended_in_a_row(renderer))
+    assert most > 256
+
+
+def test_long_scores():
+    env, renderer = Undrawn(), Renderer()
+    env.reset(seed=3)
+    renderer.begin(env)
+    for env.reward in (-12345.0, 1234567.0, 1000.0, -0.4):
+        np.testing.assert_array_equal(*both(env, renderer))
+
+
 def test_unknown_backend_falls_back(monkeypatch):
     monkeypatch.setattr(pygame.transform, "get_smoothscale_backend", lambda: "MMX")
     with pytest.warns(UserWarning, match="backend MMX is not known"):
@@ -183,10 +226,11 @@ def test_the_check_is_quiet_and_made_once():
 
 
 def test_drawing_is_really_ours(monkeypatch):
-    """Without Gymnasium's drawing code, frames still come."""
+    """Without Gymnasium's drawing code, frames still come; and the car is ours."""
     env = FastCarRacing()
     monkeypatch.setattr(CarRacing, "_render_road", lambda *_: pytest.fail("Gymnasium drew"))
     env.reset(seed=2)
+    assert type(env.car) is fast_car.FastCar
     for _ in range(60):
         env.step(np.array([0.0, 0.5, 0.0]))
 
@@ -241,7 +285,7 @@ def test_works_without_a_writable_cache(tmp_path):
         "classmethod(lambda *a: None); "
         "[setattr(l, 'from_function', classmethod(lambda *a: None)) "
         "for l in c.CacheImpl._locator_classes]; "
-        "from utils.rasterizer import compiled; "
+        "from utils.commands import compiled; "
         "assert compiled(lambda x: x + 1)(1) == 2"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

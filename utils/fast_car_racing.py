@@ -15,12 +15,17 @@ import numpy as np
 import pygame
 from gymnasium.envs.box2d import car_dynamics, car_racing
 from gymnasium.envs.box2d.car_racing import CarRacing
+from pygame.math import Vector2
 
 from utils import rasterizer, scene, shrinking
+from utils.commands import HEIGHT, MAX_CORNERS
+from utils.fast_car import FastCar, car_differs
 
 ENV_ID = "FastCarRacing-v3"
 SHAPES = 8  # polygons of a car: four wheels, then four parts of the hull
-NARROW, WIDE = 120, 2056  # commands that a row has room for
+NARROW, WIDE = 56, 2056  # commands that a row has room for
+
+ACROSS = (1, 0)  # turned into the world: a body's cosine and sine
 
 
 @lru_cache(maxsize=1)
@@ -37,34 +42,18 @@ def _write(text: str) -> pygame.Surface:
         return _font().render(text, True, (255, 255, 255), (0, 0, 0))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=2048)
 def _score(text: str, backend: str) -> tuple[tuple, int]:
     """The score as pygame writes it, as shrinking.shrink wants it, and the last column it needs."""
     drawn = _write(text)
     box = drawn.get_rect()
     box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
-    surface = pygame.Surface(box.size, depth=32, masks=(0xFF0000, 0x00FF00, 0x0000FF, 0))
-    surface.blit(drawn, (0, 0))
     hidden = max(0, -box.left)
-    bitmap = pygame.surfarray.array2d(surface)[hidden:].T.astype(np.int64, order="C") & 0xFFFFFF
-    columns, ranges, recip, _, _, bits = _filters(backend)
-    averages, low, high = shrinking.average_text(
-        bitmap, box.left + hidden, columns, ranges, recip, bits
-    )
-    return (averages, low, high, box.top), int(columns[high, 1])
-
-
-@lru_cache(maxsize=4)
-def _filters(backend: str) -> tuple:
-    """What shrinking.shrink needs to know of pygame's smoothscale.
-
-    Raises KeyError if the backend is not one of `shrinking.BITS`.
-    """
-    bits = shrinking.BITS[backend]
-    columns, column_recip = shrinking.shrinking_axis(rasterizer.WIDTH, shrinking.SIZE, bits)
-    rows, row_recip = shrinking.shrinking_axis(rasterizer.HEIGHT, shrinking.SIZE, bits)
-    ranges = shrinking.cell_ranges(columns, rasterizer.WIDTH)
-    return columns, ranges, column_recip, rows, row_recip, bits
+    grey = np.asarray(drawn.get_view("2"))[hidden:]  # the palette goes from black to white
+    averages = np.empty((box.height, box.width // shrinking.WHOLE + 3), np.int64)
+    axes = shrinking.axes(backend)
+    low, high = shrinking.average_text(grey, box.left + hidden, axes, averages)
+    return (averages, low, high, box.top), int(shrinking.FIRST[high])
 
 
 def _grass_corners() -> np.ndarray:
@@ -86,12 +75,10 @@ class Renderer:
 
     def __init__(self):
         self.backend = pygame.transform.get_smoothscale_backend()
-        self.filters = _filters(self.backend)
-        # Most frames fit into the narrow table, which keeps to the processor's cache.
-        self.narrow = np.empty((rasterizer.HEIGHT, NARROW), np.int64)
-        self.wide = np.empty((rasterizer.HEIGHT, WIDE), np.int64)
-        self.counts = np.zeros(rasterizer.HEIGHT, np.int64)
-        self.buffers = shrinking.buffers()
+        # Most frames fit into the narrow table, which fits into the processor's cache.
+        self.narrow = np.empty((HEIGHT, NARROW), np.int64)
+        self.wide = np.empty((HEIGHT, WIDE), np.int64)
+        self.counts = np.zeros(HEIGHT, np.int64)
         self.view = np.empty(40)
 
     def begin(self, env: CarRacing) -> None:
@@ -107,9 +94,9 @@ class Renderer:
         self.colors[0], self.colors[1 : len(grass)] = env.bg_color, env.grass_color
         self.colors[len(grass) :] = [color for _, color in env.road_poly]
         self._share_colors(env, self.colors[len(grass) :])
-        self.shapes = np.full((SHAPES, rasterizer.MAX_CORNERS, 2), np.nan, np.float32)
+        self.shapes = np.full((SHAPES + 1, MAX_CORNERS, 2), np.nan, np.float32)
         fixtures = [fixture for part in env.car.drawlist for fixture in part.fixtures]
-        for shape, fixture in zip(self.shapes, fixtures, strict=True):
+        for shape, fixture in zip(self.shapes[:-1], fixtures, strict=True):
             vertices = fixture.shape.vertices
             shape[: len(vertices)] = vertices
         self._set_palette()
@@ -123,12 +110,9 @@ class Renderer:
                 env.road_poly[i] = (poly, colors[i])
 
     def _set_palette(self) -> None:
-        rgb = np.array(scene.FIXED_COLORS + tuple(map(tuple, self.colors.astype(np.int64))))
-        packed = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
-        first = np.sort(np.unique(packed, return_index=True)[1])
-        self.palette, rgb = packed[first], rgb[first]
-        columns, _, recip, _, _, bits = self.filters
-        self.plain_averages = shrinking.plain_cells(rgb, columns, recip, bits)
+        packed = shrinking.pack(np.array(scene.FIXED_COLORS + tuple(map(tuple, self.colors))))
+        self.palette = packed[np.sort(np.unique(packed, return_index=True)[1])]
+        self.memory = shrinking.memory_for(self.palette, self.backend)
 
     def draw(self, env: CarRacing) -> np.ndarray | None:
         """The observation, uint8 (96, 96, 3), or None where Gymnasium should draw it."""
@@ -144,11 +128,8 @@ class Renderer:
         if outcome != scene.DRAWN:
             return None
         frame = np.empty((shrinking.SIZE, 3 * shrinking.SIZE), np.uint8)
-        shrinking.shrink(
-            commands, self.counts, self.palette, self.plain_averages, score,
-            self.filters, self.buffers, frame,
-        )  # fmt: skip
-        return frame.reshape(shrinking.SIZE, shrinking.SIZE, 3)
+        drawn = shrinking.shrink(commands, self.counts, score, self.memory, frame.view(np.int32))
+        return frame.reshape(shrinking.SIZE, shrinking.SIZE, 3) if drawn else None
 
 
 def _view(env: CarRacing) -> list[float]:
@@ -160,16 +141,16 @@ def _view(env: CarRacing) -> list[float]:
     )
     x, y = hull.position
     # pygame's own sine and cosine: it takes some angles for right ones
-    cos, sin = pygame.math.Vector2(1, 0).rotate_rad(angle)
-    left, bottom = pygame.math.Vector2(-x * zoom, -y * zoom).rotate_rad(angle)
+    cos, sin = Vector2(1, 0).rotate_rad(angle)
+    left, bottom = Vector2(-x * zoom, -y * zoom).rotate_rad(angle)
     speed_x, speed_y = hull.linearVelocity
     view = [cos, sin, zoom, car_racing.WINDOW_W / 2 + left, car_racing.WINDOW_H / 4 + bottom]
     view.append(math.sqrt(speed_x * speed_x + speed_y * speed_y))
     view += [wheel.omega for wheel in wheels]
     view += (wheels[0].joint.angle, hull.angularVelocity)
     for body in (*wheels, hull):
-        view += body.position
-        view += body.GetWorldVector((1, 0))  # cos, sin
+        place, axis = body.position, body.GetWorldVector(ACROSS)
+        view += (place.x, place.y, axis.x, axis.y)
     for wheel in wheels:
         view += _tread(wheel.phase)
     return view
@@ -229,6 +210,8 @@ def drawing_differs(backend: str) -> str:
         env.step(np.array([math.sin(i / 5), 0.5, 0.3 * (i > 40)]))
     renderer = Renderer()
     renderer.begin(env)
+    for reward in range(-100, 1000):  # all that an episode will want, in 20 ms
+        _score(f"{reward:04.0f}", backend)
     for number, _ in enumerate(_poses(env)):
         frame = renderer.draw(env)
         if frame is None or not np.array_equal(frame, CarRacing._render(env, "state_pixels")):
@@ -239,26 +222,31 @@ def drawing_differs(backend: str) -> str:
 class FastCarRacing(CarRacing):
     """CarRacing with the same arguments, observations, rewards and ends, drawn by `Renderer`.
 
-    Where the start-up check finds that Gymnasium, pygame or this machine draw differently, it warns
-    and lets Gymnasium draw.
+    Where the start-up check finds that Gymnasium, pygame or this machine draw or drive differently,
+    it warns and leaves that to Gymnasium.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._renderer: Renderer | None = None
-        difference = drawing_differs(pygame.transform.get_smoothscale_backend())
-        self._draws_itself = not difference
-        if difference:
-            warnings.warn(
-                f"FastCarRacing draws with Gymnasium's own slow renderer: {difference} "
-                f"(gymnasium {gymnasium.__version__}, pygame {pygame.version.ver}).",
-                stacklevel=2,
-            )
+        drawing = drawing_differs(pygame.transform.get_smoothscale_backend())
+        car = car_differs()
+        self._draws_itself, self._drives_itself = not drawing, not car
+        for part, difference in (("renderer", drawing), ("car", car)):
+            if difference:
+                warnings.warn(
+                    f"FastCarRacing uses Gymnasium's own slow {part}: {difference} "
+                    f"(gymnasium {gymnasium.__version__}, pygame {pygame.version.ver}).",
+                    stacklevel=2,
+                )
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """As CarRacing.reset."""
         self._renderer = None  # the track will be new
-        return super().reset(seed=seed, options=options)
+        outcome = super().reset(seed=seed, options=options)
+        if self._drives_itself:
+            self.car.__class__ = FastCar  # CarRacing.reset lets nobody choose the class
+        return outcome
 
     def _render(self, mode: str):
         if mode != "state_pixels" or not self._draws_itself or self.car is None:

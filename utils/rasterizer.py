@@ -1,55 +1,28 @@
-"""Which pixels of Gymnasium's CarRacing surface a polygon covers, row by row.
+"""The pixels of smooth polygons as pygame-ce's `gfxdraw` (SDL_gfx) has them, as commands of rows.
 
-Polygons are not filled here: they leave *commands* in the rows that they cross, opaque spans and
-blended pixels, equal to those of pygame-ce's `gfxdraw` (SDL_gfx) and `draw`, whose rules
-docs/environment.md gives. utils/shrinking.py turns the commands into the frame.
-
-`commands` is int64 (HEIGHT, most), of which `counts` (HEIGHT) are in use. A command is, from its
-lowest bit: first column (10 bits), last column (10), place of its colour in the palette (6), kind
-(2); of a PIXEL its weight (8); of a RUN the 16-bit phase of its first pixel, what the phase changes
-by (16), and whether the weight's bits are flipped (1).
-
-Surface rows are counted as Gymnasium draws them, y upwards, before its vertical flip: the dashboard
-is rows 0-99.
+utils/commands.py tells what commands are, docs/environment.md by which rules pixels are chosen.
 """
 
 import numpy as np
-from numba import njit
 
-WIDTH, HEIGHT = 1000, 800  # the surface that Gymnasium draws on, in pixels
-DASHBOARD = 100  # rows that the dashboard covers
-MAX_CORNERS = 8
-# Kinds of commands: an opaque span, a blended pixel, a run of pixels along a flat edge.
-SPAN, PIXEL, RUN = 0, 1, 2
-
-# Unlike Python's, machine arithmetic that needs no check for division by zero.
-_OPTIONS = {"error_model": "numpy", "boundscheck": False, "nogil": True}
-
-
-def compiled(function):
-    """`numba.njit` with its result kept on disk, or in memory where no folder can be written."""
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # numba: "cannot cache function: no locator available"
-        return njit(**_OPTIONS)(function)
+from utils.commands import (
+    DASHBOARD,
+    HEIGHT,
+    MAX_CORNERS,
+    RUN,
+    WIDTH,
+    extent,
+    inner,
+    sort,
+    span,
+)
 
 
-# For what only compiled code calls: leaving out the way in from Python halves the compile time.
-inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
-# Where a call costs as much as all that it does.
-inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
-
-
-@inlined
-def _span(commands, counts, y, x1, x2, color):
-    """Append an opaque run of pixels x1..x2 (either order) to row y."""
-    if y < DASHBOARD or y >= HEIGHT:
-        return
-    low, high = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
-    if low <= high:
-        count = min(counts[y], commands.shape[1] - 1)
-        commands[y, count] = low | high << 10 | color << 20
-        counts[y] = counts[y] + 1
+@inner
+def _bare_span(commands, counts, inside, y, x1, x2, color):
+    """As span, unless what is painted later covers it all."""
+    if y < DASHBOARD or y >= HEIGHT or inside[0, y] > min(x1, x2) or inside[1, y] < max(x1, x2):
+        span(commands, counts, y, x1, x2, color)
 
 
 @inner
@@ -60,14 +33,14 @@ def _steep(commands, counts, inside, x, y, step, dx, dy, color):
         weight = (i * slope >> 8) & 255
         near, row = x + step * (i * slope >> 16), y + i
         far, first, last = near + step, np.int64(inside[0, row]), np.int64(inside[1, row])
-        near_alpha, far_alpha = (255 * (255 - weight)) >> 8, (255 * weight) >> 8
+        near_alpha, far_alpha = 255 - weight, weight
         count = min(counts[row], commands.shape[1] - 2)
         # Counted or not without a branch, which would often be mispredicted.
         commands[row, count] = (
-            near | near << 10 | color << 20 | PIXEL << 26 | near_alpha << 28
+            near | near << 10 | color << 20 | RUN << 26 | near_alpha << 36
         )  # fmt: skip
         count += (near_alpha > 0) & ((near < first) | (near > last))
-        commands[row, count] = far | far << 10 | color << 20 | PIXEL << 26 | far_alpha << 28
+        commands[row, count] = far | far << 10 | color << 20 | RUN << 26 | far_alpha << 36
         seen = (far >= 0) & (far < WIDTH)
         count += (far_alpha > 0) & ((far < first) | (far > last)) & seen
         counts[row] = count
@@ -162,28 +135,18 @@ def _smooth_edge(commands, counts, inside, x1, y1, x2, y2, color):
         x, y, end_x, end_y = x2, y2, x1, y1
     if x == end_x:
         for row in range(y, end_y + 1):
-            _span(commands, counts, row, x, x, color)
+            _bare_span(commands, counts, inside, row, x, x, color)
         return
     if y == end_y:
-        _span(commands, counts, y, x, end_x, color)
+        _bare_span(commands, counts, inside, y, x, end_x, color)
         return
-    _span(commands, counts, y1, x1, x1, color)
+    _bare_span(commands, counts, inside, y1, x1, x1, color)
     step = 1 if end_x > x else -1
     dx, dy = abs(end_x - x), end_y - y
     if dy > dx:
         _steep(commands, counts, inside, x, y, step, dx, dy, color)
     else:
         _flat(commands, counts, inside, x, y, step, dx, dy, color)
-
-
-@inner
-def _sort(values, count):
-    for i in range(1, count):
-        value, j = values[i], i - 1
-        while j >= 0 and values[j] > value:
-            values[j + 1] = values[j]
-            j -= 1
-        values[j + 1] = value
 
 
 @inner
@@ -194,8 +157,7 @@ def _fill(points, left, right):
     other. Returns the visible rows, low and high; none for an outline of no height or one that
     turns more than twice, which _zigzag fills.
     """
-    top = max(points[0, 1], points[1, 1], points[2, 1], points[3, 1])
-    low = min(points[0, 1], points[1, 1], points[2, 1], points[3, 1])
+    low, top = extent(points[:, 1])
     low, high = max(low, DASHBOARD), min(top, HEIGHT - 1)
     if _turns(points) != 2:
         return 1, 0
@@ -206,11 +168,12 @@ def _fill(points, left, right):
             _crossings(x1, y1, x2, y2, top, right)
         elif y1 > y2:
             _crossings(x2, y2, x1, y1, top, left)
-    for y in range(low, high + 1):
+    left, right = left[low : high + 1], right[low : high + 1]
+    for i in range(len(left)):
         # 1/65536 pixels, rounded inwards by one of them; the ends may pass each other
-        first, last = min(left[y], right[y]), max(left[y], right[y])
+        first, last = min(left[i], right[i]), max(left[i], right[i])
         first, last = (first + 32769) >> 16, (last + 32767) >> 16
-        left[y], right[y] = min(first, last), max(first, last)
+        left[i], right[i] = min(first, last), max(first, last)
     return low, high
 
 
@@ -222,9 +185,10 @@ def _crossings(x1, y1, x2, y2, top, ends):
     """
     begin, end = max(y1, DASHBOARD), min(y2 if y2 == top else y2 - 1, HEIGHT - 1)
     width, start, height = np.int32(x2 - x1), np.int32(65536 * x1), np.float64(y2 - y1)
-    for y in range(begin, end + 1):
-        part = np.int32(np.float64(65536 * (y - y1)) / height)
-        ends[y] = part * width + start
+    ends = ends[begin : max(begin, end + 1)]  # an end below 0 would count from behind
+    for i in range(len(ends)):
+        part = np.int32(np.float64(65536 * (begin - y1 + i)) / height)
+        ends[i] = part * width + start
 
 
 @inner
@@ -239,10 +203,9 @@ def _turns(points):
 
 
 @inner
-def _zigzag(commands, counts, points, color):
+def _zigzag(commands, counts, xs, points, color):
     """`gfxdraw.filled_polygon` for four int64 corners (4, 2) of any kind."""
-    xs = np.empty(4, np.int64)
-    low, high = points[:, 1].min(), points[:, 1].max()
+    low, high = extent(points[:, 1])
     for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
         found = 0
         for i in range(4):
@@ -252,19 +215,26 @@ def _zigzag(commands, counts, points, color):
             if y1 <= y < y2 or (y == high and y1 < y == y2):
                 xs[found] = 65536 * (y - y1) // (y2 - y1) * (x2 - x1) + 65536 * x1
                 found += 1
-        _sort(xs, found)
+        sort(xs, found)
         for i in range(0, found, 2):
-            _span(commands, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color)
+            span(commands, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color)
 
 
 @inner
 def _cover(inside, low, high, left, right, rows):
     """Extend the spans `inside` of rows low..high by those of a polygon that comes later."""
-    for y in range(max(low, rows[0], DASHBOARD), min(high, rows[1], HEIGHT - 1) + 1):
-        first, last = inside[0, y], inside[1, y]
-        touch = (left[y] <= last + 1) & (first <= right[y] + 1)
-        inside[0, y] = min(first, left[y]) if touch else first
-        inside[1, y] = max(last, right[y]) if touch else last
+    low, end = max(low, rows[0]), min(high, rows[1]) + 1
+    firsts, lasts, left, right = (
+        inside[0, low:end],
+        inside[1, low:end],
+        left[low:end],
+        right[low:end],
+    )
+    for i in range(len(firsts)):
+        first, last = firsts[i], lasts[i]
+        touch = (left[i] <= last + 1) & (first <= right[i] + 1)
+        firsts[i] = min(first, left[i]) if touch else first
+        lasts[i] = max(last, right[i]) if touch else last
 
 
 @inner
@@ -274,7 +244,7 @@ def smooth_polygons(commands, counts, scratch, n):
     A polygon's edges are blended in before it is filled, so what its own fill or one of the next
     two covers is left out: tiles of the road meet without a gap.
     """
-    points, colors, spans, rows, inside = scratch
+    points, colors, spans, rows, inside, xs, _ = scratch
     for i in range(min(n, 2)):
         rows[i, 0], rows[i, 1] = _fill(points[i], spans[i, 0], spans[i, 1])
     for i in range(n):
@@ -287,8 +257,10 @@ def smooth_polygons(commands, counts, scratch, n):
         if zigzag:
             inside[0], inside[1] = 1, 0
         else:
-            for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
-                inside[0, y], inside[1, y] = spans[slot, 0, y], spans[slot, 1, y]
+            firsts, lasts = inside[0, low : high + 1], inside[1, low : high + 1]
+            left, right = spans[slot, 0, low : high + 1], spans[slot, 1, low : high + 1]
+            for j in range(len(firsts)):
+                firsts[j], lasts[j] = left[j], right[j]
             for y in (low - 1, high + 1):  # a line may leave the rows of the fill by one
                 if 0 <= y < HEIGHT:
                     inside[0, y], inside[1, y] = 1, 0
@@ -301,7 +273,7 @@ def smooth_polygons(commands, counts, scratch, n):
                 points[i, k, 0], points[i, k, 1], points[i, j, 0], points[i, j, 1], color,
             )  # fmt: skip
         if zigzag:
-            _zigzag(commands, counts, points[i], color)
+            _zigzag(commands, counts, xs, points[i], color)
         else:
             _emit(commands, counts, spans[slot], low, high, color)
 
@@ -309,65 +281,26 @@ def smooth_polygons(commands, counts, scratch, n):
 @inner
 def _emit(commands, counts, spans, low, high, color):
     """Append the spans of one polygon."""
-    for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
+    for y in range(low, high + 1):
         left, right = max(spans[0, y], 0), min(spans[1, y], WIDTH - 1)
         if left <= right:
-            count = counts[y]
             command = np.int64(left) | np.int64(right) << 10 | color << 20
+            # what fills the row hides all that came before
+            count = 0 if right - left == WIDTH - 1 else counts[y]
             commands[y, min(count, commands.shape[1] - 1)] = command
             counts[y] = count + 1
 
 
-@inner
-def plain_polygon(commands, counts, points, color):
-    """`pygame.draw.polygon` with width 0: int64 corners (n, 2)."""
-    n = len(points)
-    xs = np.empty(MAX_CORNERS, np.int64)
-    low, high = points[:, 1].min(), points[:, 1].max()
-    if low == high:
-        _span(commands, counts, low, points[:, 0].min(), points[:, 0].max(), color)
-        return
-    for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
-        found = 0
-        for i in range(n):
-            x1, y1, x2, y2 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
-            if y1 == y2:
-                if y1 == y and low < y < high:  # a level side is always drawn
-                    _span(commands, counts, y, x1, x2, color)
-                continue
-            if y1 > y2:
-                x1, y1, x2, y2 = x2, y2, x1, y1
-            if y1 <= y < y2 or (y == high and y2 == high):
-                shift = (y - y1) * (x2 - x1)
-                # rounded down and up in turns, as the sides come
-                xs[found] = x1 + (shift // (y2 - y1) if found % 2 == 0 else -(-shift // (y2 - y1)))
-                found += 1
-        _sort(xs, found)
-        for i in range(0, found, 2):
-            _span(commands, counts, y, xs[i], xs[i + 1], color)
-
-
-@inner
-def rectangle(commands, counts, left, right, top, bottom, color):
-    """A level `pygame.draw.polygon` with corners in flipped rows; returns its first column."""
-    x1, x2 = int(left), int(right)
-    y1, y2 = HEIGHT - 1 - int(top), HEIGHT - 1 - int(bottom)
-    low, high = max(min(x1, x2), 0), min(max(x1, x2), WIDTH - 1)
-    if low <= high:
-        for y in range(max(min(y1, y2), 0), min(max(y1, y2), HEIGHT - 1) + 1):
-            count = min(counts[y], commands.shape[1] - 1)
-            commands[y, count] = low | high << 10 | color << 20
-            counts[y] += 1
-    return low
-
-
 def scratch_for(n: int) -> tuple[np.ndarray, ...]:
     """Working memory to draw up to n polygons: their corners and colours; of three of them the
-    spans and rows that they fill; and the spans that need no blending."""
+    spans and rows that they fill; the spans that need no blending; where the sides of a polygon
+    meet a row; and the corners of one more polygon."""
     return (
         np.empty((n, 4, 2), np.int64),
         np.empty(n, np.int64),
         np.empty((3, 2, HEIGHT), np.int32),
         np.empty((3, 2), np.int64),
         np.empty((2, HEIGHT), np.int32),
+        np.empty(MAX_CORNERS, np.int64),
+        np.empty((MAX_CORNERS, 2), np.int64),
     )

@@ -2,17 +2,8 @@
 
 import numpy as np
 
-from utils.rasterizer import (
-    DASHBOARD,
-    HEIGHT,
-    MAX_CORNERS,
-    WIDTH,
-    compiled,
-    inner,
-    plain_polygon,
-    rectangle,
-    smooth_polygons,
-)
+from utils.commands import DASHBOARD, HEIGHT, WIDTH, compiled, inner, plain_polygon, rectangle
+from utils.rasterizer import smooth_polygons
 
 REFUSED, CROWDED, DRAWN = 0, 1, 2  # how draw_scene can end
 TREAD_WIDTH = 14 * 0.02  # half a wheel's width in world units: WHEEL_W * SIZE
@@ -34,7 +25,7 @@ def _place(x, y, camera):
 @inner
 def _color_of(colors, i, palette):
     """Place of a colour in the palette, -1 if it is not there."""
-    packed = int(colors[i, 0]) << 16 | int(colors[i, 1]) << 8 | int(colors[i, 2])
+    packed = int(colors[i, 0]) | int(colors[i, 1]) << 16 | int(colors[i, 2]) << 32
     for place in range(len(palette)):
         if palette[place] == packed:
             return place
@@ -71,30 +62,31 @@ def _ground(commands, counts, scratch, corners, circles, colors, palette, camera
 
 
 @inner
-def _car(commands, counts, shapes, bodies, treads, camera):
+def _car(commands, counts, scratch, shapes, bodies, treads, camera):
     """Wheels, each with its tread, and the four parts of the hull.
 
-    shapes: float32 corners (8, MAX_CORNERS, 2) in body units, NaN where there are fewer.
+    shapes: float32 corners (9, MAX_CORNERS, 2) in body units, NaN where there are fewer; the last
+    is free for a tread.
     bodies: float64 (20), x, y, cos, sin of the four wheels and the hull.
     treads: float64 (8), front and rear of the light part of each tyre, NaN where out of sight.
     """
-    tread = np.empty((4, 2), np.float32)
+    tread = shapes[8, :4]
     half = np.float32(TREAD_WIDTH)
     for i in range(8):
         body = bodies[4 * min(i, 4) : 4 * min(i, 4) + 4]
-        _part(commands, counts, shapes[i], body, camera, BLACK if i < 4 else HULL)
+        _part(commands, counts, scratch, shapes[i], body, camera, BLACK if i < 4 else HULL)
         if i < 4 and treads[2 * i] == treads[2 * i]:
             tread[0, 0] = tread[3, 0] = -half
             tread[1, 0] = tread[2, 0] = half
             tread[0, 1] = tread[1, 1] = np.float32(treads[2 * i])
             tread[2, 1] = tread[3, 1] = np.float32(treads[2 * i + 1])
-            _part(commands, counts, tread, body, camera, TREAD)
+            _part(commands, counts, scratch, tread, body, camera, TREAD)
 
 
 @inner
-def _part(commands, counts, shape, body, camera, color):
+def _part(commands, counts, scratch, shape, body, camera, color):
     """One polygon of the car, placed in the world with Box2D's single precision."""
-    points = np.empty((MAX_CORNERS, 2), np.int64)
+    xs, points = scratch[5], scratch[6]
     x0, y0 = np.float32(body[0]), np.float32(body[1])
     cos, sin = np.float32(body[2]), np.float32(body[3])
     n = 0
@@ -107,7 +99,7 @@ def _part(commands, counts, shape, body, camera, color):
         )
         points[n, 0], points[n, 1] = int(left), int(top)
         n += 1
-    plain_polygon(commands, counts, points[:n], color)
+    plain_polygon(commands, counts, xs, points[:n], color)
 
 
 @inner
@@ -146,11 +138,15 @@ def draw_scene(commands, counts, scratch, view, corners, circles, colors, shapes
     commands, else DRAWN.
     """
     for y in range(HEIGHT):
-        counts[y] = 0
+        commands[y, 0] = (WIDTH - 1) << 10 | BLACK << 20
+        counts[y] = 1
     camera = (view[0], view[1], view[2], view[3], view[4])
     if not _ground(commands, counts, scratch, corners, circles, colors, palette, camera):
         return REFUSED
-    _car(commands, counts, shapes, view[12:32], view[32:40], camera)
+    _car(commands, counts, scratch, shapes, view[12:32], view[32:40], camera)
     if _dashboard(commands, counts, view[5:12]) <= text:
         return REFUSED
-    return CROWDED if counts.max() >= commands.shape[1] - 2 else DRAWN
+    for y in range(HEIGHT):
+        if counts[y] >= commands.shape[1] - 2:
+            return CROWDED
+    return DRAWN
