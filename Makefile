@@ -12,7 +12,7 @@ FIRST_TRACK ?= 85000000
 FOLDERS = --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
 FLAGS = --preset $(PRESET) $(FOLDERS)
 
-.PHONY: help run drive test faults lint iterate report dream extras benchmark-environment \
+.PHONY: help run drive reproduce test faults lint iterate report dream extras benchmark-environment \
 	compare-environment clean
 
 help:  ## show the targets
@@ -42,6 +42,18 @@ run: $(VENV)/installed  ## a first taste: all six steps in about 12 minutes of 2
 	$(BIN)/python train_rnn.py $(QUICK)
 	$(BIN)/python train_dream.py $(QUICK)
 	$(BIN)/python test_agent.py $(QUICK) --yardstick random
+
+# Sized for some hours of 2 CPU cores. Every command goes on where it was stopped: so does this one.
+reproduce: $(VENV)/installed  ## the recipe of docs/experiments.md, from nothing to 100 test tracks
+	$(BIN)/python collect_data.py $(FLAGS) --mode random --episodes 48
+	$(BIN)/python collect_data.py $(FLAGS) --mode recovery --episodes 180
+	$(BIN)/python collect_data.py $(FLAGS) --mode aggressive --episodes 60
+	$(BIN)/python run_vae_training.py $(FLAGS)
+	$(BIN)/python process_data.py $(FLAGS)
+	$(BIN)/python train_rnn.py $(FLAGS)
+	$(BIN)/python train_dream.py $(FLAGS)
+	$(BIN)/python iterate.py $(FLAGS) --rounds 3
+	$(BIN)/python test_agent.py $(FLAGS) --log docs/test_log.jsonl
 
 iterate: $(VENV)/installed  ## Sim2Real2Sim: ROUNDS rounds in all with the agent of RUN_DIR
 	$(BIN)/python iterate.py $(FLAGS) --rounds $(ROUNDS)

@@ -47,9 +47,11 @@ from utils.workers import default_workers
 class Settings(CommonSettings):
     """The flags of this step."""
 
-    generations: int = setting(600, "generations of CMA-ES", minimum=1)
+    generations: int = setting(
+        100, "generations of CMA-ES; later ones exploit what M has wrong", minimum=1
+    )
     continue_generations: int = setting(
-        200, "generations when M only learned from more episodes", minimum=1
+        60, "generations when M only learned from more episodes", minimum=1
     )
     candidates: int = setting(64, "controllers in a generation", minimum=4)
     dreams: int = setting(16, "dreams that each candidate is judged by", minimum=1)
@@ -65,8 +67,8 @@ class Settings(CommonSettings):
     on_policy_share: float = setting(
         0.5, "share of the other dreams that begin in the agent's own drives", minimum=0.0
     )
-    validate_every: int = setting(50, "generations between saved means", minimum=1)
-    validation_tracks: int = setting(8, "real tracks that each saved mean drives", minimum=1)
+    validate_every: int = setting(10, "generations between saved means", minimum=1)
+    validation_tracks: int = setting(16, "real tracks that each saved mean drives", minimum=1)
     real_validation: bool = setting(True, "choose among saved means by real validation tracks")
     workers: int = setting(
         default_workers(), "processes for real drives", minimum=1, changes_result=False
@@ -84,10 +86,9 @@ class Settings(CommonSettings):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
-        "generations": 60,
-        "continue_generations": 40,
-        "validate_every": 20,
-        "validation_tracks": 4,
+        "generations": 50,
+        "continue_generations": 30,
+        "validation_tracks": 6,
     },
     "paper": {"generations": 1500, "continue_generations": 300, "candidates": 128},
 }
