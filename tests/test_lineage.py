@@ -107,6 +107,14 @@ def test_new_episodes_continue_from_the_last_weights(run: Run) -> None:
     assert run.plan(data="d2", fresh=True) == BEGIN
 
 
+def test_how_long_to_go_on_may_change(run: Run) -> None:
+    sha256, longer = run.finished(step=10), {"continue_steps": 99}
+    assert run.plan(settings=longer)[0] == "finished"
+    assert run.plan(data="d2", settings=longer) == ("continue", 10, 10, sha256)
+    run.stopped(step=12, first=10, continued_from=sha256, data="d2")
+    assert run.plan(data="d2", settings=longer) == ("resume", 10, 12, sha256)
+
+
 def test_a_stopped_continuation_resumes(run: Run) -> None:
     sha256 = run.finished(step=10)
     run.stopped(step=12, first=10, continued_from=sha256, data="d2")

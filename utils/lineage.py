@@ -68,15 +68,20 @@ def plan_training(
         for name, sha in below.items()
         if finished.inputs.get(name) not in (sha, (successors or {}).get(name))
     ]
-    if fresh or changed or finished.settings != settings:
-        changed += [k for k in settings if finished.settings.get(k) != settings[k]]
+    changed += [k for k in _lasting(settings) if finished.settings.get(k) != settings[k]]
+    if fresh or changed:
         return Plan("begin", f"from scratch: {', '.join(changed) or 'data'} changed")
     done = finished.progress["step"]
     return Plan("continue", "other episodes: going on from the last weights", origin, done, done)
 
 
 def _same(header: Header, inputs: dict[str, str], settings: dict[str, Any]) -> bool:
-    return header.inputs == inputs and header.settings == settings
+    return header.inputs == inputs and _lasting(header.settings) == _lasting(settings)
+
+
+def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without how long to go on when episodes were added: that may change then."""
+    return {name: value for name, value in settings.items() if not name.startswith("continue_")}
 
 
 def stop_if_diverged(state: Any, step: int, saved: Path) -> None:
