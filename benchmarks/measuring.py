@@ -4,6 +4,8 @@ Contestants take short turns, one after another, so that a busy machine slows al
 a contestant's time is the median of its turns, and what is compared are times of one run. With
 --one-core the process keeps to one core and counts its own processor time, which other work on
 the machine disturbs least. The ceilings, a matrix product and a copy, are contestants too.
+
+    python -m benchmarks --json FILE     # all stages; every module runs alone, too
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.commandline import keep_float32, keep_freed_memory
 from utils.workers import default_workers
 
 Work = Callable[[], Any]
@@ -58,6 +61,8 @@ def parse(description: str | None, **options: Any) -> argparse.Namespace:
     if arguments.one_core:  # before JAX and PyTorch look for cores
         os.environ["OMP_NUM_THREADS"] = "1"
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    keep_freed_memory()
+    keep_float32()
     return arguments
 
 
@@ -83,7 +88,7 @@ def has(package: str) -> bool:
     """Whether an optional package is installed; says what its rows need if not."""
     found = find_spec(package) is not None
     if not found:
-        print(f"no {package}: its rows need `pip install -r requirements-benchmark.txt`")
+        print(f"no {package}: its rows need `pip install -r requirements-benchmarks.txt`")
     return found
 
 

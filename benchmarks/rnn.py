@@ -1,7 +1,7 @@
 """M's gradient step, beside PyTorch's LSTM with the same heads and loss.
 
     python -m benchmarks.rnn --one-core
-    pip install -r requirements-benchmark.txt     # for the row of PyTorch
+    pip install -r requirements-benchmarks.txt     # for the row of PyTorch
 
 A step is forward, backward, clipping and Adam on a window of every lane. The floor counts the
 multiplications of LSTM and heads, three times (forward, and two gradients).
@@ -16,7 +16,6 @@ import train_rnn
 from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.rnn import MDNRNN, LSTMState, Window
-from utils.commandline import keep_freed_memory
 from utils.latent_windows import Batch
 from utils.workers import default_workers
 
@@ -92,7 +91,6 @@ def pytorch(batch: Batch) -> Work:
 def main() -> None:
     """Measure and print."""
     arguments = measuring.parse(__doc__, lanes=64, window=100)
-    keep_freed_memory()
     rnn = MDNRNN(key=jax.random.key(0))
     batch = random_batch(arguments.lanes, arguments.window, rnn.latent)
     contestants = {"ours": ours(batch)}

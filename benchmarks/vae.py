@@ -1,7 +1,7 @@
 """V's gradient step, beside the same model in PyTorch.
 
     python -m benchmarks.vae --one-core
-    pip install -r requirements-benchmark.txt     # for the rows of PyTorch
+    pip install -r requirements-benchmarks.txt     # for the rows of PyTorch
 
 A step is forward, backward, clipping and Adam on a batch of uint8 frames. The floor counts the
 multiplications of the layers, three times (forward, and two gradients), at the rate of the
@@ -16,7 +16,6 @@ import run_vae_training
 from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.vae import ConvVAE
-from utils.commandline import keep_freed_memory
 from utils.workers import default_workers
 
 
@@ -73,7 +72,6 @@ def pytorch(frames: np.ndarray, threads: int, channels_last: bool) -> Work:
 def main() -> None:
     """Measure and print."""
     arguments = measuring.parse(__doc__, batch=128)
-    keep_freed_memory()
     frames = np.random.default_rng(0).integers(0, 256, (arguments.batch, 64, 64, 3), np.uint8)
     threads = default_workers()
     contestants = {"ours": ours(frames)}
