@@ -33,6 +33,7 @@ from utils.episodes import (
 )
 from utils.files import locked, sha256_of, timed
 from utils.reading import THREADS, read_ahead
+from utils.workers import default_workers
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,18 @@ class Settings(CommonSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {}
+CPU_FRAMES = 16  # whose patches and products the caches of a core hold
 
 
 @eqx.filter_jit
 def encode_batch(vae: ConvVAE, frames: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Frames uint8 (batch, 64, 64, 3) -> mu and logvar, float32 (batch, latent)."""
-    return jax.vmap(vae.encode)(frames)
+    """Frames uint8 (batch, 64, 64, 3) -> mu and logvar, float32 (batch, latent).
+
+    A GPU takes them all at once, a CPU as many at a time as its caches hold.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    together = min(len(frames), CPU_FRAMES * default_workers() if on_cpu else len(frames))
+    return jax.lax.map(vae.encode, frames, batch_size=together)
 
 
 def encode(vae: ConvVAE, frames: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:

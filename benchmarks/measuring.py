@@ -136,14 +136,16 @@ class Ceilings:
 def table(rows: list[Measurement], limits: Ceilings, against: str | None = None) -> str:
     """Rates, floors, shares of the floor, and ratios to the row `against`."""
     head = f"{'':34s}{'ms':>10s}{'rate':>14s} {'':16s}{'floor ms':>10s}{'of floor':>9s}"
-    reference = next((row.seconds for row in rows if row.name == against), None)
+    reference = next((row.amount / row.seconds for row in rows if row.name == against), None)
     lines = [head + ("" if reference is None else f"{'x ' + str(against):>22s}")]
     for row in rows:
         floor = limits.floor(row)
         line = f"{row.name:34s}{1e3 * row.seconds:10.1f}{row.amount / row.seconds:14,.1f} "
         line += f"{row.unit + '/s':16s}"
         line += f"{1e3 * floor:10.1f}{floor / row.seconds:9.0%}" if floor else " " * 19
-        lines.append(line + ("" if reference is None else f"{reference / row.seconds:22.2f}"))
+        lines.append(
+            line + ("" if reference is None else f"{row.amount / row.seconds / reference:22.2f}")
+        )
     return "\n".join(lines)
 
 
