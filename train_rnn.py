@@ -155,7 +155,7 @@ def draw(settings: Settings) -> None:
             "reward_error_200",
         ),
         "optimism of summed rewards, points": ("optimism_10", "optimism_50", "optimism_200"),
-        "left the playfield within 200 steps": ("end_predicted_200", "end_real_200"),
+        "lost within 200 steps": ("end_predicted_200", "end_real_200"),
     }
     curves(
         settings.run_dir / "rnn.png", read_metrics(settings.run_dir / "rnn.metrics.jsonl"), panels

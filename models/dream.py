@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from models.controller import Controller
 from models.rnn import MDNRNN, LSTMState, MixtureNoise, Prediction, sample_mixture
 
-FAILURE_REWARD = -100.0  # points for leaving the playfield, as in the real environment
+FAILURE_REWARD = -100.0  # points for failing: what leaving the playfield costs in the real one
 CPU_ROWS = 256  # dreams side by side that the caches of a CPU hold, with all that a step needs
 
 
@@ -42,8 +42,8 @@ def befall(
 ) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
     """What a step brings where an end is an end: its reward in points, and whether it failed.
 
-    The car leaves the playfield, for FAILURE_REWARD, where `luck`, uniform in 0..1, falls below
-    the predicted probability. Over all luck the sum of these rewards is `dream_return`.
+    The dream fails, for FAILURE_REWARD, where `luck`, uniform in 0..1, falls below the predicted
+    probability. Over all luck the sum of these rewards is `dream_return`.
     """
     failed = luck < jax.nn.sigmoid(prediction.end_logit)
     return jnp.where(failed, FAILURE_REWARD, prediction.reward), failed
@@ -60,7 +60,8 @@ def dream_return(
     """Expected return of one dream in points, over as many steps as `noise` has rows.
 
     Survival is soft: a step counts by the probability that the dream got there, and its chance
-    of leaving the playfield costs FAILURE_REWARD. A hard end would make the return a lottery.
+    of failing costs FAILURE_REWARD. A hard end would make the return a lottery. The same doubt
+    counts at every step that it lasts: survival is pessimistic, which keeps C away from doubt.
 
     No step counts more than `reward_limit` points. A dream is a piece of a lap, and in a piece
     twice the speed is twice the tiles; but a whole lap's tiles are 1000 points at any speed.

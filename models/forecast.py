@@ -31,19 +31,18 @@ def one_step(rnn: MDNRNN, episodes: Window, key: PRNGKeyArray) -> dict[str, Floa
     """Forecasts of the very next step, over whole episodes (leaves (episodes, time, ...)).
 
     `nll` in nats a latent dimension; rewards in points a step, `optimism` is predicted − real;
-    `end_predicted` and `end_real` are mean probabilities of leaving the playfield.
+    `end_predicted` and `end_real` are mean probabilities of being lost.
     """
     z = sample_latent(episodes.mu, episodes.logvar, key)
     states = jax.vmap(rnn.unroll, (None, 0, 0))(rnn.initial_state(), z, episodes.actions)
     prediction = rnn.predict(states.hidden, z)
     error = prediction.reward - episodes.rewards
-    rewarded = episodes.mask & ~episodes.failed
     likelihood = mixture_log_likelihood(prediction, episodes.next_mu).mean(-1)
     entropy = jax.nn.softplus(prediction.end_logit) - episodes.failed * prediction.end_logit
     return {
         "nll": -masked_mean(likelihood, episodes.mask),
-        "reward_error": masked_mean(jnp.abs(error), rewarded),
-        "optimism": masked_mean(error, rewarded),
+        "reward_error": masked_mean(jnp.abs(error), episodes.mask),
+        "optimism": masked_mean(error, episodes.mask),
         "end_entropy": masked_mean(entropy, episodes.mask),
         "end_predicted": masked_mean(jax.nn.sigmoid(prediction.end_logit), episodes.mask),
         "end_real": masked_mean(episodes.failed.astype(jnp.float32), episodes.mask),
@@ -74,7 +73,7 @@ def open_loop_forecasts(
     """Forecasts 10, 50 and 200 steps into open-loop dreams, from `starts` of every episode.
 
     For each horizon k: `nll` of the real latent at step k, `reward_error` and `optimism` of the
-    sum of k rewards in points, predicted and real share of dreams that left the playfield.
+    sum of k rewards in points, predicted and real share of dreams that were lost.
     Steps after the real episode's end count for neither side.
     """
     keys = jax.random.split(key, starts.shape)
@@ -83,8 +82,8 @@ def open_loop_forecasts(
     nll, reward, end, valid = jnp.moveaxis(dreamed, -1, 0)
     figures = {}
     for k in HORIZONS:
-        rewarded = (valid[..., :k] > 0) & ~real.failed[..., :k]
-        difference = jnp.where(rewarded, reward[..., :k] - real.rewards[..., :k], 0).sum(-1)
+        error = reward[..., :k] - real.rewards[..., :k]
+        difference = jnp.where(valid[..., :k] > 0, error, 0).sum(-1)
         survival = jnp.prod(1 - end[..., :k] * valid[..., :k], axis=-1)
         failed = real.failed[..., :k].any(-1)
         known = failed | (valid[..., k - 1] > 0)

@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
     mean: Float[Array, "*batch components latent"]
     log_scale: Float[Array, "*batch components latent"]
     reward: Float[Array, "*batch"]  # points
-    end_logit: Float[Array, "*batch"]  # of leaving the playfield
+    end_logit: Float[Array, "*batch"]  # of failing: off the playfield, or stuck off the road
 
 
 class MDNRNN(eqx.Module):
@@ -173,7 +173,7 @@ class Window(NamedTuple):
     next_logvar: Float[Array, "*batch time latent"]
     actions: Float[Array, "*batch time 3"]
     rewards: Float[Array, "*batch time"]  # points, smoothed
-    failed: Bool[Array, "*batch time"]  # this step left the playfield
+    failed: Bool[Array, "*batch time"]  # the drive is lost, as hindsight knows
     mask: Bool[Array, "*batch time"]  # False: padding after the episode's end
 
 
@@ -202,8 +202,7 @@ def rnn_loss(
 ) -> tuple[RNNLoss, LSTMState]:
     """Loss of a batch of windows that begin in `states`; the states after them, too.
 
-    z is drawn anew from (mu, logvar) at every call, in and out. The −100 of leaving the
-    playfield belongs to the end head; the reward head does not see that step.
+    z is drawn anew from (mu, logvar) at every call, in and out.
     """
     window = jax.tree.map(lambda rows: jnp.swapaxes(rows, 0, 1), window)  # time first, as in a scan
     # Drawn in a loop of two: otherwise XLA draws them anew for each component they are compared to.
@@ -215,12 +214,11 @@ def rnn_loss(
     along = rnn.unroll(states, z, window.actions)
     prediction = rnn.predict(along.hidden, z)
     nll = -masked_mean(mixture_log_likelihood(prediction, target).mean(-1), window.mask)
-    rewarded = window.mask & ~window.failed
     error = asymmetric_error(prediction.reward, window.rewards, optimism_penalty)
-    reward = masked_mean(error, rewarded)
+    reward = masked_mean(error, window.mask)
     labels = window.failed.astype(jnp.float32)
     entropy = jax.nn.softplus(prediction.end_logit) - labels * prediction.end_logit
     end = masked_mean(entropy, window.mask)
-    optimism = masked_mean(prediction.reward - window.rewards, rewarded)
+    optimism = masked_mean(prediction.reward - window.rewards, window.mask)
     total = nll + reward_weight * reward + end
     return RNNLoss(total, nll, reward, end, optimism), jax.tree.map(lambda s: s[-1], along)

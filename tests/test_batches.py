@@ -22,7 +22,9 @@ from utils.episodes import (
 )
 from utils.frame_batches import frame_batches, read_shard, shards_of, spread_frames
 from utils.latent_windows import (
+    PATIENCE,
     LatentEpisode,
+    failures,
     lane_schedule,
     read_latents,
     smooth_rewards,
@@ -173,6 +175,7 @@ def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     steps, rng = 6, np.random.default_rng(0)
     for seed, lap_finished in ((12, False), (13, True)):
         episode = blank_episode(seed, steps, lap_finished)
+        episode.rewards[-1] = 3.3 if lap_finished else -100
         mu, logvar = rng.standard_normal((2, steps + 1, LATENT)).astype(np.float32)
         write_arrays(
             tmp_path / "random" / f"{seed}.npz",
@@ -183,14 +186,44 @@ def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.mu, mu)
     np.testing.assert_array_equal(read.logvar, logvar)
     np.testing.assert_array_equal(read.actions, episode.actions)
-    np.testing.assert_allclose(read.rewards, episode.rewards, rtol=1e-6)
+    rewards = np.maximum(episode.rewards, np.float32(-0.1))
+    np.testing.assert_allclose(read.rewards, rewards, rtol=1e-6)
     # A finished lap ends an episode too, but nobody left the playfield.
     assert not read.failed.any()
     np.testing.assert_array_equal(
         read_latents(left, LATENT, 1).failed, [False] * (steps - 1) + [True]
     )
+    # Leaving costs 100 points, and they are no reward to learn: the end head has them.
+    np.testing.assert_allclose(read_latents(left, LATENT, 1).rewards[-1], -0.1, rtol=1e-6)
     smoothed = read_latents(finished, LATENT, smoothing=3).rewards
-    np.testing.assert_allclose(smoothed, smooth_rewards(episode.rewards, 3))
+    np.testing.assert_allclose(smoothed, smooth_rewards(rewards, 3))
+
+
+TILE = 3.3
+
+
+def drive_of(steps: int, tiles: list[int]) -> np.ndarray:
+    rewards = np.full(steps, -0.1, np.float32)
+    rewards[tiles] += TILE
+    return rewards
+
+
+def test_a_drive_is_lost_where_no_tile_comes_in_time() -> None:
+    nobody_left = np.zeros(300, bool)
+    # Tiles up to step 40, and one at 150: hindsight says lost from 41 on, until it is near again.
+    lost = failures(drive_of(300, [0, 40, 150]), nobody_left)
+    expected = np.zeros(300, bool)
+    expected[41 : 150 - PATIENCE] = True
+    expected[151:] = True  # and none came after it, for longer than anyone would wait
+    np.testing.assert_array_equal(lost, expected)
+    # A tile after exactly PATIENCE steps is in time.
+    lost = failures(drive_of(PATIENCE + 2, [0, PATIENCE + 1]), np.zeros(PATIENCE + 2, bool))
+    np.testing.assert_array_equal(lost, [False, *[False] * (PATIENCE + 1)])
+    # The drive was cut off too early to tell; it never got a tile at all; it left the playfield.
+    assert not failures(drive_of(110, [60]), np.zeros(110, bool)).any()
+    assert failures(drive_of(110, []), np.zeros(110, bool)).all()
+    left = np.arange(110) == 109
+    np.testing.assert_array_equal(failures(drive_of(110, [60]), left), left)
 
 
 def blank_episode(seed: int, steps: int, lap_finished: bool = False) -> Episode:

@@ -224,8 +224,8 @@ def test_one_step_forecasts_by_hand() -> None:
     real = episodes.mask
     difference = (episodes.next_mu - episodes.mu)[real].astype(np.float64)
     nll = np.log(2) + np.log(2 * np.pi) / 2 + (difference / 2) ** 2 / 2
-    error = (2000 / 296 - 0.1) - episodes.rewards[real & ~episodes.failed]
-    assert len(error) == 8  # nine steps, one of which left the playfield
+    error = (2000 / 296 - 0.1) - episodes.rewards[real]
+    assert len(error) == 9
     expected = {
         "nll": nll.mean(),
         "reward_error": np.abs(error).mean(),
@@ -282,8 +282,7 @@ def test_open_loop_forecasts_equal_a_loop(rnn: MDNRNN, monkeypatch: pytest.Monke
                 foreseen = foresee(rnn, hidden, z)
                 z = sample(foreseen, *at(noise, e, s, t - first), 1.0)
                 survival *= 1 - foreseen.end
-                if not episode.failed[t]:
-                    error += foreseen.reward - episode.rewards[t]
+                error += foreseen.reward - episode.rewards[t]
                 if t == first + k - 1:
                     likelihood = log_likelihood(foreseen, episode.next_mu[t]).mean()
             if likelihood is not None:

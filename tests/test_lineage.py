@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import run_vae_training
+import ship_agent
 import train_dream
 import train_rnn
 from models.controller import Controller
@@ -426,3 +427,33 @@ def test_an_agent_whose_parts_do_not_belong_together_is_refused(tmp_path: Path) 
     for case, files in mixed.items():
         with pytest.raises(Failure, match=f"^{blamed[case]} was made with another"):
             Agent.load(files)
+
+
+def test_a_shipped_agent_is_half_as_large_and_belongs_together(tmp_path: Path) -> None:
+    files = write_agent(tmp_path / "run", 3)
+    settings = ship_agent.Settings(run_dir=tmp_path / "run", output_dir=tmp_path / "shipped")
+    ship_agent.main(settings)
+    shipped = AgentFiles.of_run(tmp_path / "shipped")
+    assert 1.9 < files.vae.stat().st_size / shipped.vae.stat().st_size < 2.0
+    agent, copy = Agent.load(files), Agent.load(shipped)
+    for part in ("vae", "rnn", "controller"):
+        whole, rounded = (jax.tree.leaves(getattr(a, part)) for a in (agent, copy))
+        for a, b in zip(whole, rounded, strict=True):
+            assert b.dtype == jnp.float32
+            np.testing.assert_array_equal(np.float16(a), b)
+    # Shipped again, it is the same: the weights are round already. So is what it was made from.
+    ship_agent.main(dataclasses.replace(settings, run_dir=tmp_path / "shipped"))
+    assert AgentFiles.of_run(tmp_path / "shipped").sha256() == shipped.sha256()
+    header, original = (read_header(f.controller) for f in (shipped, files))
+    assert header.settings == original.settings and header.inputs["vae"] == sha256_of(shipped.vae)
+
+
+def test_a_checkpoint_of_unknown_precision_is_refused(tmp_path: Path, rnn: MDNRNN) -> None:
+    path = tmp_path / "rnn.eqx"
+    save(path, HEADER, rnn)
+    line, leaves = path.read_bytes().split(b"\n", 1)
+    fields = json.loads(line) | {"precision": "float8"}
+    del fields["header_sha256"]
+    fields["header_sha256"] = checkpoints._digest(fields)
+    path.write_bytes(json.dumps(fields, sort_keys=True).encode() + b"\n" + leaves)
+    refused(path, match="damaged or no checkpoint")

@@ -261,14 +261,13 @@ def test_loss_equals_the_reference(rnn: MDNRNN) -> None:
                 continue
             nll.append(-log_likelihood(foreseen, w.next_mu).mean())
             end.append(-np.log(foreseen.end if w.failed else 1 - foreseen.end))
-            if not w.failed:
-                error = foreseen.reward - w.rewards
-                reward.append((error / TILE_REWARD) ** 2 * (PENALTY if error > 0 else 1))
-                optimism.append(error)
+            error = foreseen.reward - w.rewards
+            reward.append((error / TILE_REWARD) ** 2 * (PENALTY if error > 0 else 1))
+            optimism.append(error)
         if window.mask[lane].all():  # after padding, a state means nothing
             np.testing.assert_allclose(after.hidden[lane], hidden, atol=2e-6)
             np.testing.assert_allclose(after.cell[lane], cell, atol=2e-6)
-    assert len(nll) == len(end) == 19 and len(reward) == 18
+    assert len(nll) == len(end) == len(reward) == 19
     for name, values in (("nll", nll), ("reward", reward), ("end", end), ("optimism", optimism)):
         np.testing.assert_allclose(getattr(loss, name), np.mean(values), rtol=2e-5, err_msg=name)
     total = np.mean(nll) + REWARD_WEIGHT * np.mean(reward) + np.mean(end)
@@ -291,21 +290,6 @@ def test_padding_has_no_influence(rnn: MDNRNN) -> None:
     same_loss, _, same_gradient = loss_and_gradient(rnn, states, spoiled, key)
     assert_trees_equal(same_loss, loss)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), same_gradient, gradient)
-
-
-def test_leaving_the_playfield_is_no_reward(rnn: MDNRNN) -> None:
-    window, states, key = make_window(5, 0.0), random_states(6), jax.random.key(2)
-    assert window.rewards[window.failed] == [-100.0]
-    changed = window._replace(rewards=np.where(window.failed, 7.0, window.rewards))
-    loss, _, gradient = loss_and_gradient(rnn, states, window, key)
-    same_loss, _, same_gradient = loss_and_gradient(rnn, states, changed, key)
-    assert_trees_equal(same_loss, loss)
-    assert_trees_equal(same_gradient, gradient)
-    # But as an end it is learned: without it the end loss is another.
-    survived, _, _ = loss_and_gradient(
-        rnn, states, window._replace(failed=np.zeros_like(window.failed)), key
-    )
-    assert survived.end != loss.end
 
 
 def test_gradients_are_numbers_in_the_worst_window(rnn: MDNRNN) -> None:

@@ -26,6 +26,7 @@ from utils.files import READ_ERRORS, open_to_read, sha256_of, sha256_of_rest, wr
 
 FORMAT = "world-model-checkpoint 1"
 MAX_HEADER_BYTES = 1_000_000
+PRECISIONS = ("float32", "float16")
 CHANGED = "is damaged: its sha256 is not the one in its header"
 
 TreeT = TypeVar("TreeT")
@@ -40,12 +41,13 @@ class Header:
     settings: dict[str, Any]  # of the script that made it
     inputs: dict[str, str]  # sha256 of what it was made from
     progress: dict[str, Any]  # steps done and what else a script wants to say
+    precision: str = "float32"  # of the leaves on file; in memory they are float32
 
 
 def save(path: Path, header: Header, tree: Any) -> None:
     """Write a checkpoint, atomically. Same header and leaves, same bytes."""
     payload = io.BytesIO()
-    eqx.tree_serialise_leaves(payload, tree)
+    eqx.tree_serialise_leaves(payload, _in_precision(header.precision, tree))
     leaves = payload.getvalue()
     fields = {
         "format": FORMAT,
@@ -75,7 +77,9 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
         if header.kind != kind:
             raise Failure(f"{path} holds a {header.kind}, not a {kind}")
         try:
-            shapes = eqx.filter_eval_shape(build, header)
+            shapes = eqx.filter_eval_shape(
+                lambda header: _in_precision(header.precision, build(header)), header
+            )
             # Not a byte more than the model can have: the file may be endless.
             size = min(_bytes_on_file(shapes), os.fstat(file.fileno()).st_size)
             leaves = file.read(size + 1)
@@ -85,7 +89,7 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
             tree = eqx.tree_deserialise_leaves(stream, shapes)
             if stream.read(1):
                 raise ValueError("it has more leaves")
-            return header, tree
+            return header, _in_precision("float32", tree)
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())[:200]
             raise Failure(f"{path} holds a {kind} of another architecture: {reason}") from error
@@ -116,9 +120,20 @@ def _parse(path: Path, line: bytes) -> tuple[Header, str]:
                 raise TypeError(f"{name} is no object")
         if not all(isinstance(size, int) for size in header.sizes.values()):
             raise TypeError("a size is no number")
+        if header.precision not in PRECISIONS:
+            raise ValueError("another precision")
         return header, sha256
     except READ_ERRORS as error:
         raise Failure(f"{path} is damaged or no checkpoint of this project") from error
+
+
+def _in_precision(precision: str, tree: TreeT) -> TreeT:
+    """The tree with its floating-point arrays in this precision."""
+
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(cast, tree)
 
 
 def _bytes_on_file(shapes: Any) -> int:

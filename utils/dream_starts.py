@@ -99,7 +99,9 @@ def _sample_moments(
     rnn: MDNRNN, episode: LatentEpisode, longest: int, rng: np.random.Generator
 ) -> DreamState:
     steps = len(episode.actions)
-    rows = rng.integers(min(ZOOM_STEPS, steps - 1), steps, MOMENTS)
+    # A drive that is lost already has nothing to teach; only if all of it is, it must serve.
+    alive = np.flatnonzero(~episode.failed[ZOOM_STEPS:]) + ZOOM_STEPS
+    rows = rng.choice(alive if len(alive) else np.arange(steps), MOMENTS)
     # Padded to one length: one compilation. What comes after the rows does not matter to them.
     z, actions = (
         np.pad(array[:steps], ((0, longest - steps), (0, 0)))

@@ -18,6 +18,8 @@ from models.rnn import STEP_REWARD, Window
 from utils.episodes import Entry, latent_arrays
 from utils.reading import THREADS
 
+PATIENCE = 75  # steps: 1.5 s, in which a slow car passes ten tiles
+
 
 class LatentEpisode(NamedTuple):
     """A latent file in memory: T steps."""
@@ -26,7 +28,7 @@ class LatentEpisode(NamedTuple):
     logvar: np.ndarray  # float32 (T+1, latent)
     actions: np.ndarray  # float32 (T, 3)
     rewards: np.ndarray  # float32 (T), points, smoothed
-    failed: np.ndarray  # bool (T), True where the car left the playfield
+    failed: np.ndarray  # bool (T), as `failures` says
 
 
 class Batch(NamedTuple):
@@ -43,9 +45,27 @@ def read_latents(entry: Entry, latent: int, smoothing: int) -> LatentEpisode:
         mu=arrays["mu"],
         logvar=arrays["logvar"],
         actions=arrays["actions"],
-        rewards=smooth_rewards(arrays["rewards"], smoothing),
-        failed=arrays["terminated"] & ~arrays["lap_finished"],
+        # The −100 of leaving the playfield belongs to the end head.
+        rewards=smooth_rewards(np.maximum(arrays["rewards"], STEP_REWARD), smoothing),
+        failed=failures(arrays["rewards"], arrays["terminated"] & ~arrays["lap_finished"]),
     )
+
+
+def failures(rewards: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Where a drive is lost, bool (T): it left the playfield, or PATIENCE steps bring no new tile.
+
+    A crash costs the rest of a lap, which a dream of some seconds does not show; and M hardly
+    ever sees a car leave the playfield. So standing in the grass is failing as well, from the
+    last tile on: what M is asked for is hindsight, of which it can learn the chances.
+    """
+    steps = len(rewards)
+    tiles = np.flatnonzero(rewards > 0)
+    following = np.append(tiles, steps + PATIENCE)[np.searchsorted(tiles, np.arange(steps))]
+    lost = following - np.arange(steps) > PATIENCE
+    last = tiles[-1] + 1 if len(tiles) else 0
+    if steps - last < PATIENCE:  # the drive ended before anyone could tell
+        lost[last:] = False
+    return lost | left
 
 
 def smooth_rewards(rewards: np.ndarray, width: int) -> np.ndarray:

@@ -43,7 +43,7 @@ RNN_PANELS: Panels = {
     },
     "Error of summed rewards, points": {f"reward_error_{k}": n for k, n in DREAMED.items()},
     "Optimism: promised less real, points": {f"optimism_{k}": n for k, n in DREAMED.items()},
-    "Share that left the playfield in 200 steps": {
+    "Share that was lost within 200 steps": {
         "end_predicted_200": "as dreamed",
         "end_real_200": "in reality",
     },

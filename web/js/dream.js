@@ -15,7 +15,7 @@ const LONGEST = 30000; // steps: ten minutes, 70 MB
 export class Dream {
   /**
    * @param {import("./engine.js").Engine} engine
-   * @param {number} failure points for leaving the playfield
+   * @param {number} failure points for a drive that is lost
    */
   constructor(engine, failure) {
     this.engine = engine;

@@ -6,7 +6,7 @@
  *   What is seen, and the memory that has not yet seen it.
  * @typedef {{choice: Float32Array, normal: Float32Array}} Noise
  * @typedef {{state: State, reward: number, end: number}} Imagined
- *   The next state, the reward in points and the probability of leaving the playfield.
+ *   The next state, the reward in points and the probability that the drive is lost.
  */
 
 import { Product, Workspace } from "./product.js";
