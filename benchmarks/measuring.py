@@ -158,11 +158,11 @@ def report(
 ) -> None:
     """Print the table, and add it to the file of --json."""
     how = "one core, processor time" if arguments.one_core else "wall time"
-    print(f"\n{name} ({device()}, {how})\n{limits}\n{table(rows, limits, against)}", flush=True)
+    print(f"\n{name} ({machine()}, {how})\n{limits}\n{table(rows, limits, against)}", flush=True)
     if arguments.json:
         known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
         known[name] = {
-            "device": device(),
+            "device": machine(),
             "clock": how,
             "ceilings": vars(limits),
             "rows": [{**vars(row), "floor": limits.floor(row)} for row in rows],
@@ -170,7 +170,7 @@ def report(
         arguments.json.write_text(json.dumps(known, indent=2) + "\n")
 
 
-def device() -> str:
+def machine() -> str:
     """The device and how many cores this process may use."""
     import jax
 
