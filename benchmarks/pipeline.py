@@ -7,7 +7,7 @@ The second is what is to take ten minutes on one H200 with 16 cores.
 
 Everything is made anew in a temporary folder, which is deleted. Of each step the seconds of its
 process are printed, and of these the seconds that it worked by itself (its times.jsonl): the rest
-is start and imports. Options that are not known go to every step.
+is start and imports.
 """
 
 import argparse
@@ -84,8 +84,8 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="quick", help="sizes of all steps")
     parser.add_argument("--tracks", type=int, help="test tracks, by default the preset's")
     parser.add_argument("--json", type=Path, help="add the figures to this file, too")
-    arguments, flags = parser.parse_known_args()
-    flags += ["--preset", arguments.preset]
+    arguments = parser.parse_args()
+    flags = ["--preset", arguments.preset]
     steps: list[Step] = []
     with tempfile.TemporaryDirectory() as folder:
         for command in steps_of(arguments.preset, arguments.tracks):
