@@ -12,8 +12,8 @@ FIRST_TRACK ?= 85000000
 FOLDERS = --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
 FLAGS = --preset $(PRESET) $(FOLDERS)
 
-.PHONY: help run drive reproduce test faults lint iterate report dream extras benchmark-environment \
-	compare-environment clean
+.PHONY: help run drive reproduce iterate report dream extras test faults lint benchmark \
+	benchmark-pipeline benchmark-environment compare-environment clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -85,6 +85,19 @@ faults: $(VENV)/installed-faults  ## every fault against every stage: 40 minutes
 lint: $(VENV)/installed-test  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# PyTorch's and EnvPool's rows are left out where these have no wheels.
+$(VENV)/installed-benchmarks: requirements-benchmarks.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-benchmarks.txt || true
+	touch $@
+
+BENCHMARK ?=
+
+benchmark: $(VENV)/installed-benchmarks  ## every stage beside its floor; BENCHMARK=--one-core if busy
+	$(BIN)/python -m benchmarks $(BENCHMARK)
+
+benchmark-pipeline: $(VENV)/installed  ## from nothing to a score with the quick preset, by stage
+	$(BIN)/python -m benchmarks.pipeline
 
 benchmark-environment: $(VENV)/installed  ## steps per second: Gymnasium's drawing, EnvPool, ours
 	$(BIN)/python -m benchmarks.environment

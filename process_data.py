@@ -7,7 +7,7 @@ frame. Only episodes that are new, or that another VAE encoded, are encoded agai
 frames/s on 2 CPU cores.
 """
 
-from collections.abc import Iterator
+import collections
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,6 @@ from models.vae import ConvVAE
 from utils import commandline
 from utils.checkpoints import load_vae
 from utils.commandline import CommonSettings, describe_device, progress, setting
-from utils.environment import Episode
 from utils.episodes import (
     EPISODE_ARRAYS,
     Entry,
@@ -33,6 +32,8 @@ from utils.episodes import (
     write_arrays,
 )
 from utils.files import locked, sha256_of, timed
+from utils.reading import THREADS, read_ahead
+from utils.workers import default_workers
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,18 @@ class Settings(CommonSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {}
+CPU_FRAMES = 16  # whose patches and products the caches of a core hold
 
 
 @eqx.filter_jit
 def encode_batch(vae: ConvVAE, frames: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Frames uint8 (batch, 64, 64, 3) -> mu and logvar, float32 (batch, latent)."""
-    return jax.vmap(vae.encode)(frames)
+    """Frames uint8 (batch, 64, 64, 3) -> mu and logvar, float32 (batch, latent).
+
+    A GPU takes them all at once, a CPU as many at a time as its caches hold.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    together = min(len(frames), CPU_FRAMES * default_workers() if on_cpu else len(frames))
+    return jax.lax.map(vae.encode, frames, batch_size=together)
 
 
 def encode(vae: ConvVAE, frames: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,10 +67,10 @@ def encode(vae: ConvVAE, frames: np.ndarray, batch: int) -> tuple[np.ndarray, np
     parts = []
     for start in range(0, len(frames), batch):
         part = frames[start : start + batch]
-        padded = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
-        mu, logvar = encode_batch(vae, padded)
-        parts.append((np.asarray(mu)[: len(part)], np.asarray(logvar)[: len(part)]))
-    mu, logvar = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        if len(part) < batch:
+            part = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
+        parts.append(encode_batch(vae, part))  # not waited for: the next batch is sent meanwhile
+    mu, logvar = (np.concatenate(arrays)[: len(frames)] for arrays in zip(*parts, strict=True))
     return mu, logvar
 
 
@@ -101,11 +108,15 @@ def main(settings: Settings) -> None:
 
 
 def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[Entry]) -> None:
-    """Encode the episodes of `entries`; damaged ones are named and left out."""
+    """Encode the episodes of `entries`; damaged ones are named and left out.
+
+    While the device encodes an episode, threads read the next ones and write the last ones.
+    """
     by_path = {entry.path: entry for entry in entries}
+    reads = read_ahead(read_episode, by_path)
+    writes: collections.deque[Future[None]] = collections.deque()
     bar = progress(sum(entry.steps + 1 for entry in entries), "frame")
-    with bar, ThreadPoolExecutor(1) as reader:
-        reads = read_ahead(reader, list(by_path))
+    with bar, ThreadPoolExecutor(THREADS) as writers:
 
         def encode_next(path: Path) -> None:
             target = latent_path(settings, by_path[path])
@@ -114,20 +125,15 @@ def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[
             episode = next(reads).result()
             mu, logvar = encode(vae, episode.frames, settings.batch)
             origin = {"vae": vae_sha256, "episode": by_path[path].fingerprint}
-            write_arrays(target, {"mu": mu, "logvar": logvar, **episode_rows(episode, origin)})
-            bar.update(len(episode.frames))
+            arrays = {"mu": mu, "logvar": logvar, **episode_rows(episode, origin)}
+            writes.append(writers.submit(write_arrays, target, arrays))
+            if len(writes) > THREADS:
+                writes.popleft().result()
+            bar.update(len(mu))
 
         SetAside(len(entries), "not encoded").read_all(by_path, encode_next)
-
-
-def read_ahead(reader: ThreadPoolExecutor, paths: list[Path]) -> Iterator[Future[Episode]]:
-    """Reads of all episodes in order, one of them always under way."""
-    reading = [reader.submit(read_episode, path) for path in paths[:1]]
-    for path in paths[1:]:
-        done = reading.pop()
-        reading.append(reader.submit(read_episode, path))
-        yield done
-    yield from reading
+        while writes:
+            writes.popleft().result()
 
 
 if __name__ == "__main__":

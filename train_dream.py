@@ -26,7 +26,7 @@ from evosax.algorithms import CMA_ES
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.controller import Controller, Whitening
-from models.dream import dream_returns
+from models.dream import dream_returns, on_each_device
 from models.rnn import MDNRNN, mixture_noise
 from utils import checkpoints, commandline
 from utils.agent import require_lineage
@@ -341,11 +341,12 @@ def first_state(plan: Plan, evolution: Evolution, settings: Settings) -> tuple[C
         _, last = checkpoints.load_controller(settings.run_dir / "controller.eqx")
         mean = evolution.whitening.unfold(last)
     state = search.init(jax.random.key(settings.seed), mean, params)
-    # Some leaves begin weakly typed and do not stay so: `evolve` would be compiled twice.
-    state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
     if plan.action == "resume":
         saved = settings.run_dir / "controller.training.eqx"
         _, state = checkpoints.load(saved, "controller training", lambda _: state)
+    # As `evolve` returns it, in types and places: it would be compiled twice.
+    state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
+    state = jax.device_put(state, on_each_device(settings.candidates, settings.dreams))
     return search, params, state
 
 

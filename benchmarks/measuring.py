@@ -4,6 +4,8 @@ Contestants take short turns, one after another, so that a busy machine slows al
 a contestant's time is the median of its turns, and what is compared are times of one run. With
 --one-core the process keeps to one core and counts its own processor time, which other work on
 the machine disturbs least. The ceilings, a matrix product and a copy, are contestants too.
+
+    python -m benchmarks --json FILE     # all stages; every module runs alone, too
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.commandline import keep_float32, keep_freed_memory
 from utils.workers import default_workers
 
 Work = Callable[[], Any]
@@ -58,6 +61,8 @@ def parse(description: str | None, **options: Any) -> argparse.Namespace:
     if arguments.one_core:  # before JAX and PyTorch look for cores
         os.environ["OMP_NUM_THREADS"] = "1"
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    keep_freed_memory()
+    keep_float32()
     return arguments
 
 
@@ -83,7 +88,7 @@ def has(package: str) -> bool:
     """Whether an optional package is installed; says what its rows need if not."""
     found = find_spec(package) is not None
     if not found:
-        print(f"no {package}: its rows need `pip install -r requirements-benchmark.txt`")
+        print(f"no {package}: its rows need `pip install -r requirements-benchmarks.txt`")
     return found
 
 
@@ -131,14 +136,16 @@ class Ceilings:
 def table(rows: list[Measurement], limits: Ceilings, against: str | None = None) -> str:
     """Rates, floors, shares of the floor, and ratios to the row `against`."""
     head = f"{'':34s}{'ms':>10s}{'rate':>14s} {'':16s}{'floor ms':>10s}{'of floor':>9s}"
-    reference = next((row.seconds for row in rows if row.name == against), None)
+    reference = next((row.amount / row.seconds for row in rows if row.name == against), None)
     lines = [head + ("" if reference is None else f"{'x ' + str(against):>22s}")]
     for row in rows:
         floor = limits.floor(row)
         line = f"{row.name:34s}{1e3 * row.seconds:10.1f}{row.amount / row.seconds:14,.1f} "
         line += f"{row.unit + '/s':16s}"
         line += f"{1e3 * floor:10.1f}{floor / row.seconds:9.0%}" if floor else " " * 19
-        lines.append(line + ("" if reference is None else f"{reference / row.seconds:22.2f}"))
+        lines.append(
+            line + ("" if reference is None else f"{row.amount / row.seconds / reference:22.2f}")
+        )
     return "\n".join(lines)
 
 
@@ -151,11 +158,11 @@ def report(
 ) -> None:
     """Print the table, and add it to the file of --json."""
     how = "one core, processor time" if arguments.one_core else "wall time"
-    print(f"\n{name} ({device()}, {how})\n{limits}\n{table(rows, limits, against)}", flush=True)
+    print(f"\n{name} ({machine()}, {how})\n{limits}\n{table(rows, limits, against)}", flush=True)
     if arguments.json:
         known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
         known[name] = {
-            "device": device(),
+            "device": machine(),
             "clock": how,
             "ceilings": vars(limits),
             "rows": [{**vars(row), "floor": limits.floor(row)} for row in rows],
@@ -163,7 +170,7 @@ def report(
         arguments.json.write_text(json.dumps(known, indent=2) + "\n")
 
 
-def device() -> str:
+def machine() -> str:
     """The device and how many cores this process may use."""
     import jax
 

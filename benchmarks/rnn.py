@@ -1,11 +1,17 @@
 """M's gradient step, beside PyTorch's LSTM with the same heads and loss.
 
     python -m benchmarks.rnn --one-core
-    pip install -r requirements-benchmark.txt     # for the row of PyTorch
+    pip install -r requirements-benchmarks.txt     # for the row of PyTorch
 
 A step is forward, backward, clipping and Adam on a window of every lane. The floor counts the
-multiplications of LSTM and heads, three times (forward, and two gradients).
+multiplications of LSTM and heads, three times (forward, and two gradients). Batches keep up if
+they are made faster than the step learns from them.
 """
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -16,9 +22,12 @@ import train_rnn
 from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.rnn import MDNRNN, LSTMState, Window
-from utils.commandline import keep_freed_memory
-from utils.latent_windows import Batch
+from utils.environment import Episode
+from utils.episodes import episode_rows, scan_latents, write_arrays
+from utils.latent_windows import Batch, lane_schedule, read_latents, window_batches
 from utils.workers import default_workers
+
+BATCHES = 20  # made in a turn
 
 
 def products_of_a_step(rnn: MDNRNN) -> int:
@@ -89,19 +98,43 @@ def pytorch(batch: Batch) -> Work:
     return work
 
 
+def batches_from(folder: Path, lanes: int, window: int) -> Iterator[Batch]:
+    """Batches of windows, from files of latents that are noise."""
+    random, steps = np.random.default_rng(0), 1000
+    for seed in range(2 * lanes):
+        latents = random.standard_normal((2, steps + 1, 32)).astype(np.float32)
+        ends, zeros = np.zeros(steps, bool), np.zeros(steps, np.float32)
+        actions = np.clip(random.standard_normal((steps, 3)), 0, 1).astype(np.float32)
+        episode = Episode(latents[0], actions, zeros, ends, ends, False, seed, {})
+        arrays = {"mu": latents[0], "logvar": latents[1], **episode_rows(episode)}
+        write_arrays(folder / "latents" / "random" / f"{seed}.npz", arrays)
+    entries = scan_latents(folder, 32)
+    schedule = lane_schedule([entry.steps for entry in entries], lanes, window, seed=0)
+    return window_batches(lambda n: read_latents(entries[n], 32, 8), schedule, window)
+
+
 def main() -> None:
     """Measure and print."""
     arguments = measuring.parse(__doc__, lanes=64, window=100)
-    keep_freed_memory()
+    lanes, window = arguments.lanes, arguments.window
     rnn = MDNRNN(key=jax.random.key(0))
-    batch = random_batch(arguments.lanes, arguments.window, rnn.latent)
+    batch = random_batch(lanes, window, rnn.latent)
     contestants = {"ours": ours(batch)}
     if has("torch"):
         contestants["PyTorch"] = pytorch(batch)
-    seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
-    steps = arguments.lanes * arguments.window
+    with tempfile.TemporaryDirectory() as folder:
+        batches = batches_from(Path(folder), lanes, window)
+        contestants["  batches alone"] = lambda: list(itertools.islice(batches, BATCHES))
+        seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
+        batches.close()
+    steps = lanes * window
     operations = 3 * 2 * products_of_a_step(rnn) * steps
-    rows = [Measurement(name, seconds[name], steps, "steps", operations) for name in contestants]
+    rows = [
+        Measurement(name, seconds[name], steps * BATCHES, "steps")
+        if name == "  batches alone"
+        else Measurement(name, seconds[name], steps, "steps", operations)
+        for name in contestants
+    ]
     measuring.report("M: a gradient step", rows, Ceilings.of(seconds), arguments, "PyTorch")
     with measuring.profile("our step"):
         measuring.wait(contestants["ours"]())

@@ -1,33 +1,37 @@
 """V's gradient step, beside the same model in PyTorch.
 
     python -m benchmarks.vae --one-core
-    pip install -r requirements-benchmark.txt     # for the rows of PyTorch
+    pip install -r requirements-benchmarks.txt     # for the rows of PyTorch
 
 A step is forward, backward, clipping and Adam on a batch of uint8 frames. The floor counts the
 multiplications of the layers, three times (forward, and two gradients), at the rate of the
-matrix product.
+matrix product. Batches keep up if they are made faster than the step learns from them: of a few
+driven episodes they are read, unpacked, checked and shuffled, by threads, as in the training.
 """
+
+import itertools
+import tempfile
+from pathlib import Path
 
 import equinox as eqx
 import jax
 import numpy as np
 
 import run_vae_training
-from benchmarks import measuring
+from benchmarks import encoding, measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.vae import ConvVAE
-from utils.commandline import keep_freed_memory
+from utils.frame_batches import frame_batches
 from utils.workers import default_workers
+
+BATCHES = 50  # made in a turn
 
 
 def products_of_a_frame(vae: ConvVAE) -> int:
     """Multiplications of one frame through encoder and decoder."""
-    sizes = (31, 14, 6, 2)  # of the encoder's outputs
-    encoder = [n * n * layer.weight.size for n, layer in zip(sizes, vae.encoder, strict=True)]
     sizes = (1, 5, 13, 30)  # of the decoder's inputs
     decoder = [n * n * layer.weight.size for n, layer in zip(sizes, vae.decoder, strict=True)]
-    linear = [layer.weight.size for layer in (vae.to_mu, vae.to_logvar, vae.from_latent)]
-    return sum(encoder) + sum(decoder) + sum(linear)
+    return encoding.products_of_a_frame(vae) + vae.from_latent.weight.size + sum(decoder)
 
 
 def ours(frames: np.ndarray) -> Work:
@@ -73,17 +77,24 @@ def pytorch(frames: np.ndarray, threads: int, channels_last: bool) -> Work:
 def main() -> None:
     """Measure and print."""
     arguments = measuring.parse(__doc__, batch=128)
-    keep_freed_memory()
-    frames = np.random.default_rng(0).integers(0, 256, (arguments.batch, 64, 64, 3), np.uint8)
+    batch = arguments.batch
+    frames = np.random.default_rng(0).integers(0, 256, (batch, 64, 64, 3), np.uint8)
     threads = default_workers()
     contestants = {"ours": ours(frames)}
     if has("torch"):
         contestants["PyTorch"] = pytorch(frames, threads, False)
         contestants["PyTorch, channels last"] = pytorch(frames, threads, True)
-    seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
-    operations = 3 * 2 * products_of_a_frame(ConvVAE(key=jax.random.key(0))) * arguments.batch
+    with tempfile.TemporaryDirectory() as folder:
+        entries = encoding.collect(Path(folder), 3000)
+        batches = frame_batches(entries, batch, seed=0, start=0)
+        contestants["  batches alone"] = lambda: list(itertools.islice(batches, BATCHES))
+        seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
+        batches.close()
+    operations = 3 * 2 * products_of_a_frame(ConvVAE(key=jax.random.key(0))) * batch
     rows = [
-        Measurement(name, seconds[name], arguments.batch, "frames", operations)
+        Measurement(name, seconds[name], batch * BATCHES, "frames")
+        if name == "  batches alone"
+        else Measurement(name, seconds[name], batch, "frames", operations)
         for name in contestants
     ]
     measuring.report("V: a gradient step", rows, Ceilings.of(seconds), arguments, "PyTorch")

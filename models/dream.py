@@ -105,14 +105,20 @@ def dream_returns(
 
     candidates, dreams = len(controllers.bias), len(noise.normal)
     together, devices = layout(candidates, dreams, len(jax.devices()), jax.default_backend())
-    mesh = Mesh(jax.devices()[:devices], ("devices",))
     # The search's own arithmetic must not be divided among devices: its sums would round anew.
-    whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("devices",)))
+    whole = on_each_device(candidates, dreams)
+    shared = NamedSharding(whole.mesh, PartitionSpec("devices"))
     controllers = jax.lax.with_sharding_constraint(controllers, whole)
     shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), controllers)
     shares = jax.lax.with_sharding_constraint(shares, shared)
     found = jax.vmap(lambda share: jax.lax.map(returns, share, batch_size=together))(shares)
     return jax.lax.with_sharding_constraint(found.reshape(candidates, dreams), whole)
+
+
+def on_each_device(candidates: int, dreams: int) -> NamedSharding:
+    """Where all that is not shared out lies: whole, on every device that the population has."""
+    _, devices = layout(candidates, dreams, len(jax.devices()), jax.default_backend())
+    return NamedSharding(Mesh(jax.devices()[:devices], ("devices",)), PartitionSpec())
 
 
 def layout(candidates: int, dreams: int, devices: int, platform: str) -> tuple[int, int]:

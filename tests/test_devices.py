@@ -1,66 +1,74 @@
 """A search on several devices: four simulated ones give the bits of one, and all are used."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from models.dream import layout
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-ROOT = Path(__file__).parents[1]
-
-# Sizes of the real thing, since a matrix product's bits depend on them; a short dream.
-PROGRAM = """
-import hashlib, json
-import jax, jax.numpy as jnp, numpy as np
-from models.dream import DreamState
+from models.dream import DreamState, layout
 from models.rnn import MDNRNN, LSTMState
 from train_dream import Evolution, Settings, evolve, first_state, whiten
 from utils.dream_starts import StartBank
 from utils.lineage import Plan
 
-keys = jax.random.split(jax.random.key(0), 4)
-rnn = MDNRNN(key=keys[0])
-groups = [
-    DreamState(jax.random.normal(k, (30, 32)), LSTMState(*jax.random.normal(k, (2, 30, 256)) / 4))
-    for k in keys[1:]
-]
-settings = Settings(candidates=32, dreams=32, horizon=4, sigma=0.1)
-bank = StartBank(*groups)
-evolution = Evolution(rnn, bank, whiten(bank), settings)
-search, params, state = first_state(Plan("begin", ""), evolution, settings)
-arguments = (search, params, state, evolution, keys[0], jnp.int32(1), jnp.int32(2))
-text = evolve.lower(*arguments).compile().compiled.as_text()
-state, returns, strengths = evolve(*arguments)
-leaves = [np.asarray(x) for x in jax.tree.leaves((state, returns, strengths))]
-print(json.dumps({
-    "devices": len(jax.devices()),
-    "shared": f"num_partitions={len(jax.devices())}" in text,
-    "different returns": len(set(np.asarray(returns)[:2].ravel().tolist())),
-    "returns": np.asarray(returns)[:2].tobytes().hex(),
-    "all": hashlib.sha256(b"".join(x.tobytes() for x in leaves)).hexdigest(),
-}))
-"""
+TESTS = Path(__file__).parent
 
 
-def search_on(devices: int) -> dict:
-    """Two generations on so many simulated devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+def two_generations() -> dict[str, Any]:
+    """What two generations come to on all devices of this process.
+
+    Sizes of the real thing, since a matrix product's bits depend on them; a short dream.
+    """
+    keys = jax.random.split(jax.random.key(0), 4)
+    rnn = MDNRNN(key=keys[0])
+    groups = []
+    for key in keys[1:]:
+        memory = LSTMState(*jax.random.normal(key, (2, 30, 256)) / 4)
+        groups.append(DreamState(jax.random.normal(key, (30, 32)), memory))
+    settings = Settings(candidates=32, dreams=32, horizon=4, sigma=0.1)
+    bank = StartBank(*groups)
+    evolution = Evolution(rnn, bank, whiten(bank), settings)
+    search, params, state = first_state(Plan("begin", ""), evolution, settings)
+    arguments = (search, params, state, evolution, keys[0], jnp.int32(1), jnp.int32(2))
+    compiled = evolve.lower(*arguments).compile()
+    state, returns, strengths = compiled(*arguments)
+    returns = np.asarray(returns)[:2]
+    leaves = [np.asarray(x) for x in jax.tree.leaves((state, returns, strengths))]
+    devices = len(jax.devices())
+    return {
+        "devices": devices,
+        "shared": f"num_partitions={devices}" in compiled.compiled.as_text(),
+        "different returns": len(set(returns.ravel().tolist())),
+        "returns": returns.tobytes().hex(),
+        "all": hashlib.sha256(b"".join(x.tobytes() for x in leaves)).hexdigest(),
+    }
+
+
+def on_simulated_devices(count: int) -> dict[str, Any]:
+    """The same in a process with so many simulated devices."""
+    program = "import json, test_devices; print(json.dumps(test_devices.two_generations()))"
+    flags = f"--xla_force_host_platform_device_count={count}"
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        cwd=ROOT,
         timeout=300,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_four_devices_give_the_bits_of_one() -> None:
-    one, four = search_on(1), search_on(4)
+    one, four = two_generations(), on_simulated_devices(4)
     assert (one["devices"], four["devices"]) == (1, 4)
     assert four["shared"], "the generation was not compiled for four devices"
     assert one["different returns"] == 64

@@ -212,12 +212,15 @@ def test_candidates_of_a_generation_are_told_apart_by_what_they_do(evolution: Ev
 
 
 def test_a_generation_is_compiled_once(evolution: Evolution, begun: tuple) -> None:
-    # A state of other types than the one before would compile the whole generation again.
+    # A state of another type or place than the one before would compile the generation again.
     search, params, state = begun
     one = jnp.int32(1)
     after, *_ = evolve(search, params, state, evolution, jax.random.key(0), one, one)
-    types = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(s)] for s in (state, after)]
+    types = [[(x.aval, x.committed) for x in jax.tree.leaves(s)] for s in (state, after)]
     assert types[0] == types[1]
+    for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert type(before.sharding) is type(now.sharding)
+        assert before.sharding.is_equivalent_to(now.sharding, before.ndim)
 
 
 def test_one_candidate_without_a_number_ranks_last(begun: tuple) -> None:

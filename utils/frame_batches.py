@@ -2,7 +2,8 @@
 
 Episodes are shuffled, then read shard by shard; the frames of a shard are shuffled again. Which
 frames batch number n holds follows from the seed alone, so a resumed run sees what an
-uninterrupted one would have seen. At most two shards are in memory: one in use, one being read.
+uninterrupted one would have seen. At most two shards are in memory: one in use, one being read,
+and the few episodes that are being unpacked.
 """
 
 import itertools
@@ -14,6 +15,7 @@ import numpy as np
 from utils.commandline import Failure
 from utils.environment import FRAME_SHAPE
 from utils.episodes import EPISODE_ARRAYS, Entry, SetAside
+from utils.reading import read_ahead
 
 SHARD_FRAMES = 20_000  # 250 MB of frames, some twenty episodes: mixed enough for V
 
@@ -45,11 +47,11 @@ def read_frames(entry: Entry) -> np.ndarray:
 def read_shard(shard: Sequence[Entry], aside: SetAside) -> np.ndarray:
     """All frames of a shard, uint8 (n, 64, 64, 3), without those of damaged files."""
     frames = np.empty((frames_in(shard), *FRAME_SHAPE), np.uint8)
-    count = 0
+    reads, count = read_ahead(read_frames, shard), 0
 
-    def read(entry: Entry) -> None:
+    def read(_: Entry) -> None:
         nonlocal count
-        part = read_frames(entry)
+        part = next(reads).result()
         frames[count : count + len(part)] = part
         count += len(part)
 

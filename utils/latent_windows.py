@@ -5,9 +5,10 @@ window; the window that ends an episode is padded and masked, and the lane's sta
 the next episode. Which rows a window holds follows from seed and number alone.
 """
 
+import collections
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 
 from models.rnn import STEP_REWARD, Window
 from utils.episodes import Entry, latent_arrays
+from utils.reading import THREADS
 
 PATIENCE = 75  # steps: 1.5 s, in which a slow car passes ten tiles
 
@@ -84,6 +86,8 @@ def window_of(episode: LatentEpisode, start: int, length: int) -> Window:
 
     def rows(array: np.ndarray, shift: int = 0) -> np.ndarray:
         part = array[start + shift : stop + shift]
+        if len(part) == length:
+            return part
         padding = ((0, length - len(part)), *(((0, 0),) * (array.ndim - 1)))
         return np.pad(part, padding)
 
@@ -126,23 +130,28 @@ def window_batches(
 ) -> Iterator[Batch]:
     """The batches of a schedule; `read(episode)` is called when a lane gets to an episode.
 
-    In memory are the episodes that the lanes are in, and the next batch is built meanwhile.
+    In memory are the episodes that the lanes are in or get to next: their files are read, and the
+    next batch is built, while a gradient step runs.
     """
-    episodes: dict[int, LatentEpisode] = {}
+    episodes: dict[int, Future[LatentEpisode]] = {}
 
-    def build(places: list[tuple[int, int]]) -> Batch:
-        for episode in set(episodes) - {episode for episode, _ in places}:
-            del episodes[episode]
-        for episode, _ in places:
-            if episode not in episodes:
-                episodes[episode] = read(episode)
-        windows = [window_of(episodes[episode], row, length) for episode, row in places]
-        resets = np.array([row == 0 for _, row in places])
+    def build(lanes: list[tuple[Future[LatentEpisode], int]]) -> Batch:
+        windows = [window_of(episode.result(), row, length) for episode, row in lanes]
+        resets = np.array([row == 0 for _, row in lanes])
         return Batch(jax.tree.map(lambda *rows: np.stack(rows), *windows), resets)
 
-    with ThreadPoolExecutor(1) as reader:
-        building = reader.submit(build, next(schedule))
+    with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(1) as builder:
+
+        def begin(places: list[tuple[int, int]]) -> Future[Batch]:
+            for episode in set(episodes) - {episode for episode, _ in places}:
+                del episodes[episode]
+            for episode, _ in places:
+                if episode not in episodes:
+                    episodes[episode] = readers.submit(read, episode)
+            return builder.submit(build, [(episodes[episode], row) for episode, row in places])
+
+        begun = collections.deque([begin(next(schedule)), begin(next(schedule))])
         for places in schedule:
-            batch = building.result()
-            building = reader.submit(build, places)
+            batch = begun.popleft().result()
+            begun.append(begin(places))
             yield batch

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Every figure of docs/benchmarks.md on another machine, with a GPU or without, unattended.
+#
+#   bash benchmarks/device.sh wheels           # here: what a machine without internet lacks, in .whl/
+#   bash benchmarks/device.sh stages OUT       # there: all stages, and their table beside the CPU's
+#   bash benchmarks/device.sh pipeline OUT     # there: from nothing to a 100-track score
+#
+# `stages` and `pipeline` end by themselves within ten minutes each, and leave their output in OUT
+# whatever happens. Where .whl/ exists it is used; without it what requirements.txt names must be
+# installed, for a GPU with `pip install "jax[cuda12]"`.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+task=${1:?"wheels, stages or pipeline"} out=${2:-runs/device} python=${PYTHON:-python3}
+mkdir -p "$out"
+
+wheels() {  # of Python 3.12 on x86-64; JAX, Equinox, Optax, Numba and PyTorch are expected there
+    local platforms=() name
+    for name in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1; do
+        platforms+=(--platform "${name}_x86_64")
+    done
+    "$python" -m pip download --no-deps --only-binary=:all: --python-version 3.12 \
+        --implementation cp "${platforms[@]}" --dest .whl "evosax>=0.3.2,<0.4" dotmap \
+        "gymnasium>=1.3,<2" farama-notifications box2d==2.3.10 pygame-ce pebble \
+        imageio-ffmpeg==0.6.0
+}
+
+install() {
+    [ -d .whl ] || return 0
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+        --target /tmp/site .whl/*.whl && export PYTHONPATH=/tmp/site
+}
+
+stages() {
+    nvidia-smi 2>/dev/null
+    # A GPU has room for whole populations: dreams of full length, many generations in a call.
+    local gpu=()
+    "$python" -c "import jax, sys; sys.exit(jax.default_backend() == 'cpu')" && gpu=(
+        --horizon 200 --at-once 20)
+    for stage in vae encoding rnn agent environment; do
+        timeout 150 "$python" -m benchmarks "$stage" --json "$out/benchmarks.json"
+    done
+    timeout 200 "$python" -m benchmarks.dream "${gpu[@]}" --json "$out/benchmarks.json"
+    "$python" -m benchmarks.side_by_side docs/benchmarks.json "$out/benchmarks.json"
+}
+
+pipeline() {
+    timeout 590 "$python" -m benchmarks.pipeline --preset laptop --tracks 100 \
+        --json "$out/pipeline.json"
+}
+
+export PYTHONUNBUFFERED=1
+case $task in
+wheels) wheels ;;
+stages | pipeline) install && "$task" 2>"$out/$task.err" | tee "$out/$task.txt" ;;
+*) echo "wheels, stages or pipeline" >&2; exit 2 ;;
+esac
