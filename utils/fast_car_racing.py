@@ -1,9 +1,10 @@
-"""Gymnasium's CarRacing-v3 with the same frames, drawn some thirty times faster.
+"""Gymnasium's CarRacing-v3 with the same frames, at twenty times the speed.
 
     env = gymnasium.make("utils.fast_car_racing:FastCarRacing-v3")
 
-Physics, tracks, rewards and ends are Gymnasium's own code. Only the observation comes from another
-renderer, which gives the same bytes: docs/environment.md tells how and how that was checked.
+Physics, tracks, rewards and ends are Gymnasium's own code. The observation comes from another
+renderer, which gives the same bytes, and the car's forces from Python floats (utils/fast_car.py):
+docs/environment.md tells how and how that was checked.
 """
 
 import math
