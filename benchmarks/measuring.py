@@ -123,7 +123,8 @@ class Ceilings:
     @classmethod
     def of(cls, seconds: dict[str, float]) -> "Ceilings":
         """From the turns of `ceilings()`."""
-        return cls(2 * PRODUCT**3 / seconds["matrix product"], 8 * COPIED * COPIES / seconds["copy"])
+        moved = COPIES * 2 * 4 * COPIED  # read and written, four bytes a value
+        return cls(2 * PRODUCT**3 / seconds["matrix product"], moved / seconds["copy"])
 
     def floor(self, row: Measurement) -> float:
         """Seconds below which no program does the row's work."""
