@@ -30,22 +30,26 @@ install() {
         --target /tmp/site .whl/*.whl && export PYTHONPATH=/tmp/site
 }
 
+within_ten_minutes() {
+    local left=$((580 - SECONDS))
+    ((left > 20)) && timeout "$left" "$python" -m "$@"
+}
+
 stages() {
     nvidia-smi 2>/dev/null
     # A GPU has room for whole populations: dreams of full length, many generations in a call.
     local gpu=()
     "$python" -c "import jax, sys; sys.exit(jax.default_backend() == 'cpu')" && gpu=(
         --horizon 200 --at-once 20)
-    for stage in vae encoding rnn agent environment; do
-        timeout 150 "$python" -m benchmarks "$stage" --json "$out/benchmarks.json"
+    within_ten_minutes benchmarks.dream "${gpu[@]}" --json "$out/benchmarks.json"
+    for stage in vae rnn encoding agent environment; do
+        within_ten_minutes benchmarks "$stage" --json "$out/benchmarks.json"
     done
-    timeout 200 "$python" -m benchmarks.dream "${gpu[@]}" --json "$out/benchmarks.json"
     "$python" -m benchmarks.side_by_side docs/benchmarks.json "$out/benchmarks.json"
 }
 
 pipeline() {
-    timeout 590 "$python" -m benchmarks.pipeline --preset laptop --tracks 100 \
-        --json "$out/pipeline.json"
+    within_ten_minutes benchmarks.pipeline --preset laptop --tracks 100 --json "$out/pipeline.json"
 }
 
 export PYTHONUNBUFFERED=1
