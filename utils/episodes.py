@@ -41,8 +41,8 @@ EPISODE_ARRAYS: dict[str, tuple[str, Shape]] = {
 MAX_STEPS_ON_FILE = 100_000  # a hundred times the longest episode; anything above is hostile
 MAX_TEXT_LENGTH = 20_000
 COMPRESSION_LEVEL = 3  # zlib: within 8 % of level 6's size at a third of its time
-# NumPy parses headers by `ast`, which counts its depth for all threads together in some Pythons (3.11
-# is one): two at once now and then end in "AST constructor recursion depth mismatch".
+# NumPy parses headers by `ast`, which in some Pythons (as 3.11) counts its depth for all threads
+# together: two at once now and then end in "AST constructor recursion depth mismatch".
 PARSER = threading.Lock()
 TOLERATED_DAMAGE = 0.05  # share of damaged files above which a stage stops
 
