@@ -24,7 +24,7 @@ from models.vae import LATENT, ConvVAE, LossWeights, VAELoss, vae_loss
 from utils import checkpoints, commandline
 from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
-from utils.episodes import EPISODE_ARRAYS, dataset_fingerprint, scan
+from utils.episodes import EPISODE_ARRAYS, dataset_fingerprint, scan, with_mirror_images
 from utils.figures import curves, save_image, tile_images, to_uint8
 from utils.files import Metrics, locked, read_metrics, timed
 from utils.frame_batches import frame_batches, spread_frames
@@ -46,6 +46,7 @@ class Settings(CommonSettings):
     dashboard_weight: float = setting(
         9.0, "weight of the dashboard's bars in the squared error: they show speed", minimum=0.0
     )
+    mirror: bool = setting(True, "learn from every drive's mirror image as well")
     evaluate_every: int = setting(
         100, "steps between losses on held-out tracks", minimum=1, changes_result=False
     )
@@ -158,7 +159,8 @@ def train(settings: Settings) -> None:
     if not len(frames):
         frames = spread_frames(training, HELD_OUT_FRAMES)
     metrics = Metrics(settings.run_dir / "vae.metrics.jsonl", plan.done)
-    batches = frame_batches(training, settings.batch, settings.seed, plan.done - plan.first)
+    sources = with_mirror_images(training) if settings.mirror else training
+    batches = frame_batches(sources, settings.batch, settings.seed, plan.done - plan.first)
     key, last, saved_at = jax.random.key(settings.seed), plan.first + steps, time.monotonic()
 
     def header(kind: str, step: int) -> Header:

@@ -16,6 +16,7 @@ import numpy as np
 
 from models.rnn import STEP_REWARD, Window
 from utils.episodes import Entry, latent_arrays
+from utils.mirror import mirror_actions
 from utils.reading import THREADS
 
 PATIENCE = 75  # steps: 1.5 s, in which a slow car passes ten tiles
@@ -39,12 +40,13 @@ class Batch(NamedTuple):
 
 
 def read_latents(entry: Entry, latent: int, smoothing: int) -> LatentEpisode:
-    """Read a latent file. Raises DamagedFile."""
+    """Read a latent file, or the mirror image that it has, too. Raises DamagedFile."""
     arrays = entry.read(latent_arrays(latent))
+    side = "mirrored_" if entry.mirrored else ""
     return LatentEpisode(
-        mu=arrays["mu"],
-        logvar=arrays["logvar"],
-        actions=arrays["actions"],
+        mu=arrays[f"{side}mu"],
+        logvar=arrays[f"{side}logvar"],
+        actions=mirror_actions(arrays["actions"]) if entry.mirrored else arrays["actions"],
         # The −100 of leaving the playfield belongs to the end head.
         rewards=smooth_rewards(np.maximum(arrays["rewards"], STEP_REWARD), smoothing),
         failed=failures(arrays["rewards"], arrays["terminated"] & ~arrays["lap_finished"]),
