@@ -180,13 +180,13 @@ def test_a_drive_is_lost_where_no_new_tile_came_any_more() -> None:
     assert lost_at(trace) == 5
     (row,) = losses([trace])
     assert (row["tile"], row["step"], row["speed"], row["curvature"]) == (5, 40, 40.0, 0.05)
-    assert row["sharpest_ahead"] == 0.12  # tiles 5 to 12
+    assert row["sharpest_near"] == 0.35  # tiles −3 to 13 of a closed line of 36
     counted = {name: np.flatnonzero(tiles).tolist() for name, tiles in misses(trace).items()}
     assert counted == {"passed_by": [3], "after_loss": list(range(6, 36)), "out_of_time": []}
     kinds = by_curvature([trace])  # 0, 0.01; 0.01, 0.02; 0.03, 0.04; 0.05, 0.06; 0.07 …
     assert [row["tiles"] for row in kinds] == [1, 2, 2, 2, 29]
     assert [row["passed_by"] for row in kinds] == [0, 0, 1, 0, 0]
-    assert [row["drives_lost"] for row in kinds] == [0, 0, 0, 1, 0]
+    assert [row["drives_lost"] for row in kinds] == [0, 0, 0, 0, 1]
     assert kinds[1]["mean_speed"] == 10.0  # visited during the reset has no speed
     # Cut off while tiles still came, it ran out of time.
     early = trace_of([0, 0, 10, -1, 30, 40, *never], steps=100)

@@ -20,7 +20,7 @@ from utils.witness import UNITS, WINDOW, Push, Trace
 # From which curvature on, in 1/unit. The sharpest turn that a track can have is 0.0886: a radius of
 # 11 units on a road that is 13 wide.
 BINS = {"straight": 0.0, "wide bend": 0.01, "bend": 0.025, "sharp turn": 0.045, "hairpin": 0.07}
-AHEAD = 8  # tiles, 28 units: what a car drives into when it comes off the road
+NEAR = 8  # tiles, 28 units to either side: a car slides on for so long before it is off the road
 SETTLE = 50  # steps after a push that prove nothing: the car may only be sliding along the road
 # Why a tile was missed: driven past, or never reached since the car had crashed or was too slow.
 MISSES = ("passed_by", "after_loss", "out_of_time")
@@ -72,14 +72,16 @@ def points_lost(trace: Trace) -> dict[str, float]:
 
 
 def by_curvature(traces: Sequence[Trace]) -> list[dict[str, Any]]:
-    """For each of BINS: tiles, how many were missed why, speed where they were visited, losses."""
+    """For each of BINS: tiles, how many were missed why, and the speed where they were visited.
+
+    `drives_lost` counts by the sharpest curvature near: the last new tile is often behind the turn.
+    """
     curvature = np.concatenate([trace.curvature for trace in traces])
     kinds = np.digitize(curvature, list(BINS.values())) - 1
     found = [misses(trace) for trace in traces]
     missed = {name: np.concatenate([one[name] for one in found]) for name in MISSES}
     speed = np.concatenate([_speed_at_tiles(trace) for trace in traces])
-    lost = [(trace.curvature, lost_at(trace)) for trace in traces]
-    lost_here = np.array([line[tile] for line, tile in lost if tile is not None])
+    lost_here = np.array([row["sharpest_near"] for row in losses(traces)])
     rows = []
     for kind, (name, low) in enumerate(BINS.items()):
         here = kinds == kind
@@ -110,7 +112,7 @@ def losses(traces: Sequence[Trace]) -> list[dict[str, Any]]:
         tile = lost_at(trace)
         if tile is None:
             continue
-        ahead = (tile + np.arange(AHEAD)) % len(trace.curvature)
+        near = (tile + np.arange(-NEAR, NEAR + 1)) % len(trace.curvature)
         step = int(trace.visited[tile])
         rows.append(
             {
@@ -119,7 +121,7 @@ def losses(traces: Sequence[Trace]) -> list[dict[str, Any]]:
                 "step": step,
                 "speed": float(trace.speed[max(step, 1) - 1]),
                 "curvature": float(trace.curvature[tile]),
-                "sharpest_ahead": float(trace.curvature[ahead].max()),
+                "sharpest_near": float(trace.curvature[near].max()),
                 "left_playfield": trace.outcome.left_playfield,
             }
         )
@@ -178,9 +180,10 @@ def draw_curvature(path: Path, study: Mapping[str, Any]) -> None:
         if study.get(driver):
             speeds = [row["mean_speed"] or np.nan for row in study[driver]["curvature"]]
             speed.plot(places, speeds, marker, label=study[driver]["driver"])
-    speed.set(ylabel="mean speed (units/s)", title="How fast it drives there", ylim=(0, None))
+    speed.set(ylabel="mean speed (units/s)", title="How fast the tiles are driven", ylim=(0, None))
+    names = [row["name"].replace(" ", "\n") for row in agent]
     for axes in (missed, speed):
-        axes.set_xticks(places, [row["name"] for row in agent], rotation=20)
+        axes.set_xticks(places, names)
         axes.legend(fontsize=8)
     _draw_losses(lost, study["agent"])
     for axes in (missed, speed, lost):
@@ -189,14 +192,14 @@ def draw_curvature(path: Path, study: Mapping[str, Any]) -> None:
 
 
 def _draw_losses(axes: Axes, agent: Mapping[str, Any]) -> None:
-    """Speed against the sharpest curvature ahead where each drive was lost for good."""
+    """Speed against the sharpest curvature near where each drive was lost for good."""
     rows = agent["lost"]
-    axes.scatter([row["sharpest_ahead"] for row in rows], [row["speed"] for row in rows], s=22)
+    axes.scatter([row["sharpest_near"] for row in rows], [row["speed"] for row in rows], s=22)
     turns = np.linspace(0.001, 0.09, 200)
     limit = np.minimum(Centerline.TOP_SPEED, np.sqrt(Centerline.GRIP / turns))
     axes.plot(turns, limit, "k--", lw=1, label="what the tyres bear")
     axes.set(
-        xlabel=f"sharpest curvature of the next {AHEAD} tiles (1/unit)",
+        xlabel=f"sharpest curvature within {NEAR} tiles (1/unit)",
         ylabel="speed at the last new tile (units/s)",
         title=f"Where {len(rows)} of {len(agent['scores'])} drives were lost for good",
         xlim=(0, 0.092),
