@@ -17,35 +17,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
-from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
-from models.controller import Controller
-from models.dream import CPU_ROWS, FAILURE_REWARD, DreamState, dream_return
-from models.rnn import MDNRNN, mixture_noise
 from utils import commandline
 from utils.agent import Agent
 from utils.checkpoints import read_header
 from utils.commandline import CommonSettings, describe_device, progress, setting
-from utils.dream_starts import ZOOM_STEPS, moments_of
+from utils.dream_starts import moments_of
 from utils.driving import AgentFiles, Drive, find_agent, group_drives, versions
-from utils.environment import ENVIRONMENTS, MAX_STEPS, Episode
+from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import read_episode
-from utils.figures import save_figure
 from utils.files import locked, timed, write_json
 from utils.film import encode, replay, write_gif
-from utils.latent_windows import failures
+from utils.promises import (
+    draw_dreams,
+    dreamed_returns,
+    figures_of,
+    moments_to_dream_from,
+    real_return,
+    unending,
+)
 from utils.setbacks import (
     after_pushes,
     by_curvature,
     draw_curvature,
     draw_pushes,
-    is_lap_driven,
     losses,
     points_lost,
 )
@@ -83,7 +81,6 @@ PUSHES = (
     *(Push("sideways", strength) for strength in (15.0, 30.0, 60.0)),
     *(Push("spin", strength) for strength in (3.0, 6.0, 9.0)),
 )
-LAP_END = 10  # tiles before the end of a lap, where a dream would go on and the real road ends
 
 
 def main(settings: Settings) -> None:
@@ -161,56 +158,6 @@ def summarise(driven: dict[Push, list[Trace]]) -> dict[str, Any]:
     }
 
 
-@eqx.filter_jit
-def dreamed_returns(
-    rnn: MDNRNN,
-    controller: Controller,
-    starts: DreamState,
-    key: PRNGKeyArray,
-    dreams: int,
-    horizon: int,
-    temperature: float,
-) -> Float[Array, "moments dreams"]:
-    """Dream returns in points, no step's reward limited, from `starts` (leaves (moments, ...))."""
-
-    def of_moment(moment: tuple[DreamState, PRNGKeyArray]) -> Float[Array, " dreams"]:
-        start, key = moment
-        noise = mixture_noise(key, (dreams, horizon, rnn.latent))
-        over_dreams = jax.vmap(dream_return, (None, None, None, 0, None))
-        return over_dreams(rnn, controller, start, noise, temperature)
-
-    keys = jax.random.split(key, starts.z.shape[0])
-    return jax.lax.map(of_moment, (starts, keys), batch_size=max(1, CPU_ROWS // dreams))
-
-
-def real_return(episode: Episode, step: int, horizon: int) -> tuple[float, bool]:
-    """What came in `horizon` steps from `step` on, counted as the dream counts, and if it failed.
-
-    A drive that is lost ends there, for FAILURE_REWARD: where M's end head was told so.
-    """
-    lost = failures(episode.rewards, episode.terminated & (not episode.lap_finished))
-    lost_here = np.flatnonzero(lost[step : step + horizon])
-    if not len(lost_here):
-        return float(episode.rewards[step : step + horizon].sum()), False
-    return float(episode.rewards[step : step + lost_here[0]].sum()) + FAILURE_REWARD, True
-
-
-def moments_to_dream_from(
-    trace: Trace, episode: Episode, count: int, horizon: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Steps of a drive that is not lost yet, with `horizon` steps of the same lap to come."""
-    steps, end = len(episode.rewards), len(episode.rewards)
-    if is_lap_driven(trace):
-        late = trace.visited[-LAP_END:]
-        end = int(late[late > ZOOM_STEPS].min(initial=steps))
-    elif trace.outcome.left_playfield:
-        end += horizon  # nothing can come any more: that is known
-    lost = failures(episode.rewards, episode.terminated & (not episode.lap_finished))
-    usable = np.flatnonzero(~lost[: max(0, end - horizon + 1)])
-    usable = usable[usable >= min(ZOOM_STEPS, steps // 2)]
-    return np.sort(rng.choice(usable, min(count, len(usable)), replace=False))
-
-
 def compare_dreams(
     settings: Settings, agent: Agent, plain: Sequence[Trace], output: Path, temperature: float
 ) -> dict[str, Any]:
@@ -231,52 +178,13 @@ def compare_dreams(
             real, lost = real_return(episode, step, settings.horizon)
             rows.append({"track": trace.outcome.track, "step": step, "real": real, "lost": lost})
     together = jax.tree.map(lambda *x: jnp.concatenate(x), *starts)
-    key = jax.random.key(settings.seed)
-    returns = dreamed_returns(
-        agent.rnn, agent.controller, together, key, settings.dreams, settings.horizon, temperature
-    )
-    for row, values in zip(rows, np.asarray(returns), strict=True):
-        row |= {"dreamed": float(values.mean()), "spread": float(values.std())}
+    dream = (settings.dreams, settings.horizon, temperature)
+    for name, rnn in (("dreamed", agent.rnn), ("dreamed_unending", unending(agent.rnn))):
+        key = jax.random.key(settings.seed)  # the same dreams: z does not depend on the end head
+        returns = dreamed_returns(rnn, agent.controller, together, key, *dream).mean(axis=1)
+        for row, value in zip(rows, returns.tolist(), strict=True):
+            row[name] = value
     return {**figures_of(rows), "temperature": temperature, "moments": rows}
-
-
-def figures_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rank correlation (Spearman) and mean optimism, dreamed − real, of all and by what came."""
-    real, dreamed, lost = (np.array([row[k] for row in rows]) for k in ("real", "dreamed", "lost"))
-    spread = len(rows) > 2 and np.ptp(real) > 0 and np.ptp(dreamed) > 0
-
-    def optimism(which: np.ndarray) -> float | None:
-        return float((dreamed - real)[which].mean()) if which.any() else None
-
-    return {
-        "rank_correlation": float(spearmanr(real, dreamed).statistic) if spread else None,
-        "optimism": optimism(np.ones(len(rows), bool)),
-        "optimism_lost": optimism(lost.astype(bool)),
-        "optimism_not_lost": optimism(~lost.astype(bool)),
-        "share_lost": float(lost.mean()) if len(rows) else None,
-    }
-
-
-def draw_dreams(path: Path, dreams: dict[str, Any]) -> None:
-    """Dreamed against real returns, a dot for each moment, as PNG."""
-    figure = Figure(figsize=(6, 5.6), layout="constrained")
-    axes = figure.subplots()
-    for lost, label in ((False, "the real drive went on"), (True, "the real drive was lost")):
-        rows = [row for row in dreams["moments"] if row["lost"] == lost]
-        real, dreamed = [row["real"] for row in rows], [row["dreamed"] for row in rows]
-        axes.scatter(real, dreamed, s=16, alpha=0.6, label=f"{label} ({len(rows)})")
-    low, high = axes.get_xlim()
-    axes.plot([low, high], [low, high], "k--", lw=1, label="dreamed as it came")
-    correlation, optimism = dreams["rank_correlation"], dreams["optimism"]
-    said = "" if correlation is None else f"rank correlation {correlation:.2f}, "
-    axes.set(
-        xlabel="real return (points; a lost drive ends with −100)",
-        ylabel="dreamed return, mean of the dreams (points)",
-        title=f"From the same moments: {said}optimism {optimism or 0:+.0f}",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    save_figure(figure, path)
 
 
 def film(settings: Settings, agent: Agent, plain: Sequence[Trace], output: Path) -> None:

@@ -12,11 +12,11 @@ from oracles import act, foresee, lstm_step, random_model, sample
 from PIL import Image
 from scripts import Workshop
 
-import study_agent
 from models.controller import Controller
 from models.dream import DreamState
 from models.rnn import MDNRNN, LSTMState, mixture_noise
 from models.vae import ConvVAE
+from utils import promises
 from utils.agent import Agent
 from utils.dream_starts import moments_of
 from utils.driving import Drive, Group, Outcome, drive_group
@@ -244,7 +244,7 @@ def test_a_dreamed_return_is_that_of_a_loop_over_its_steps(agent: Agent) -> None
     z, (hidden, cell) = rng.normal(size=(moments, 32)), rng.normal(0, 0.3, (2, moments, 12))
     starts = jax.tree.map(np.float32, DreamState(z, LSTMState(hidden, cell)))
     key = jax.random.key(7)
-    returns = study_agent.dreamed_returns(
+    returns = promises.dreamed_returns(
         agent.rnn, agent.controller, starts, key, dreams, horizon, temperature
     )
     assert returns.shape == (moments, dreams)
@@ -262,6 +262,16 @@ def test_a_dreamed_return_is_that_of_a_loop_over_its_steps(agent: Agent) -> None
                 luck = (noise.choice[dream, step], noise.normal[dream, step])
                 seen = sample(foreseen, *map(np.asarray, luck), temperature)
             assert returns[moment, dream] == pytest.approx(total, rel=1e-3, abs=1e-2)
+
+
+def test_without_its_end_head_m_foresees_the_same_and_no_failure(agent: Agent) -> None:
+    hidden, z = np.random.default_rng(1).normal(size=12), np.zeros(32)
+    (*same, end), (*expected, _) = (
+        foresee(rnn, hidden, z) for rnn in (promises.unending(agent.rnn), agent.rnn)
+    )
+    assert end == 0.0
+    for a, b in zip(same, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_dreams_begin_with_the_memory_that_the_agent_had(agent: Agent) -> None:
@@ -290,12 +300,12 @@ def test_a_real_return_is_counted_as_the_dream_counts() -> None:
     rewards = np.full(300, -0.1)
     rewards[:100:10] = 3.0  # the last new tile at step 90: 209 steps bring none
     episode = episode_of(rewards)
-    assert study_agent.real_return(episode, 20, 50) == (pytest.approx(5 * 3 - 4.5), False)
+    assert promises.real_return(episode, 20, 50) == (pytest.approx(5 * 3 - 4.5), False)
     # From 91 on it is lost: 7 tiles and 64 other steps, then −100.
-    assert study_agent.real_return(episode, 30, 100) == (pytest.approx(21 - 5.4 - 100), True)
+    assert promises.real_return(episode, 30, 100) == (pytest.approx(21 - 5.4 - 100), True)
     rewards = np.where(np.arange(120) % 10 == 0, 3.0, -0.1)
     rewards[-1] = -100
-    assert study_agent.real_return(episode_of(rewards, left=True), 110, 50) == (
+    assert promises.real_return(episode_of(rewards, left=True), 110, 50) == (
         pytest.approx(3 - 0.8 - 100),
         True,
     )
@@ -303,8 +313,11 @@ def test_a_real_return_is_counted_as_the_dream_counts() -> None:
 
 def test_optimism_and_correlation_are_those_of_the_rows() -> None:
     pairs = [(10, 20, False), (30, 50, False), (-90, 40, True), (50, 90, False)]
-    rows = [{"real": r, "dreamed": d, "lost": lost} for r, d, lost in pairs]
-    figures = study_agent.figures_of(rows)
+    rows = [
+        {"real": r, "dreamed": d, "dreamed_unending": d + 7, "lost": lost} for r, d, lost in pairs
+    ]
+    figures = promises.figures_of(rows)
+    assert figures["optimism_of_rewards"] == 70 / 3 + 7
     assert figures["optimism"] == (10 + 20 + 130 + 40) / 4
     assert (figures["optimism_lost"], figures["optimism_not_lost"]) == (130, 70 / 3)
     # Ranks 2 3 1 4 against 1 3 2 4: 1 − 6 × (1 + 0 + 1 + 0) / (4 × 15).
