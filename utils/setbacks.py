@@ -174,13 +174,15 @@ def draw_curvature(path: Path, study: Mapping[str, Any]) -> None:
     for name, label in zip(MISSES, labels, strict=True):
         share = 100 * np.array([row[name] / max(row["tiles"], 1) for row in agent])
         missed.bar(places, share, bottom=below, label=label)
-        below += share
+        below = below + share
     missed.set(ylabel="tiles missed (%)", title="What share of the tiles is missed")
     for driver, marker in (("agent", "o-"), ("yardstick", "s--")):
         if study.get(driver):
             speeds = [row["mean_speed"] or np.nan for row in study[driver]["curvature"]]
             speed.plot(places, speeds, marker, label=study[driver]["driver"])
-    speed.set(ylabel="mean speed (units/s)", title="How fast the tiles are driven", ylim=(0, None))
+    speed.set(ylabel="mean speed (units/s)", title="How fast the tiles are driven")
+    speed.set_ylim(0, 1.1 * speed.dataLim.y1)
+    missed.set_ylim(0, 1.3 * max(below.max(), 1))  # room for the legend
     names = [row["name"].replace(" ", "\n") for row in agent]
     for axes in (missed, speed):
         axes.set_xticks(places, names)
