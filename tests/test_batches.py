@@ -27,6 +27,7 @@ from utils.latent_windows import (
     PATIENCE,
     LatentEpisode,
     failures,
+    lap_steps,
     lane_schedule,
     read_latents,
     smooth_rewards,
@@ -230,6 +231,20 @@ def test_a_drive_is_lost_where_no_tile_comes_in_time() -> None:
     assert failures(drive_of(110, []), np.zeros(110, bool)).all()
     left = np.arange(110) == 109
     np.testing.assert_array_equal(failures(drive_of(110, [60]), left), left)
+
+
+def test_what_comes_after_a_whole_lap_is_left_out() -> None:
+    tiles = np.arange(0, 900, 3)  # 300 tiles of 1000 / 300 points
+    rewards = np.full(1000, -0.1, np.float32)
+    rewards[tiles] += 1000 / 300
+    assert lap_steps(rewards) == 898
+    missed = rewards.copy()
+    missed[tiles[100:119]] = -0.1  # nineteen of them missed: still a lap
+    assert lap_steps(missed) == 898
+    missed[tiles[200:210]] = -0.1  # ten more: not to be told from a drive that was lost
+    assert lap_steps(missed) == 1000
+    rewards[950] = -100
+    assert lap_steps(rewards) == 898
 
 
 def blank_episode(seed: int, steps: int, lap_finished: bool = False) -> Episode:

@@ -19,6 +19,7 @@ from utils.episodes import Entry, latent_arrays
 from utils.mirror import mirror_actions
 from utils.reading import THREADS
 
+WHOLE_LAP = 930.0  # points of 1000: as if up to 20 tiles were missed
 PATIENCE = 75  # steps: 1.5 s, in which a slow car passes ten tiles
 
 
@@ -40,17 +41,35 @@ class Batch(NamedTuple):
 
 
 def read_latents(entry: Entry, latent: int, smoothing: int) -> LatentEpisode:
-    """Read a latent file, or the mirror image that it has, too. Raises DamagedFile."""
+    """Read a latent file, or the mirror image that it has, too. Raises DamagedFile.
+
+    What comes after a whole lap is left out: see `lap_steps`.
+    """
     arrays = entry.read(latent_arrays(latent))
+    steps = lap_steps(arrays["rewards"])
     side = "mirrored_" if entry.mirrored else ""
+    actions, rewards = arrays["actions"][:steps], arrays["rewards"][:steps]
+    left = (arrays["terminated"] & ~arrays["lap_finished"])[:steps]
     return LatentEpisode(
-        mu=arrays[f"{side}mu"],
-        logvar=arrays[f"{side}logvar"],
-        actions=mirror_actions(arrays["actions"]) if entry.mirrored else arrays["actions"],
+        mu=arrays[f"{side}mu"][: steps + 1],
+        logvar=arrays[f"{side}logvar"][: steps + 1],
+        actions=mirror_actions(actions) if entry.mirrored else actions,
         # The −100 of leaving the playfield belongs to the end head.
-        rewards=smooth_rewards(np.maximum(arrays["rewards"], STEP_REWARD), smoothing),
-        failed=failures(arrays["rewards"], arrays["terminated"] & ~arrays["lap_finished"]),
+        rewards=smooth_rewards(np.maximum(rewards, STEP_REWARD), smoothing),
+        failed=failures(rewards, left),
     )
+
+
+def lap_steps(rewards: np.ndarray) -> int:
+    """Steps until the last new tile of a lap that is (nearly) whole; all steps if it is not.
+
+    A car that missed a tile drives on after its lap, over tiles that give nothing any more: to M,
+    which cannot know that, good driving would look like a car that is lost.
+    """
+    tiles = np.maximum(rewards, STEP_REWARD).astype(np.float64) - STEP_REWARD
+    if tiles.sum() < WHOLE_LAP:
+        return len(rewards)
+    return int(np.flatnonzero(tiles > 0)[-1]) + 1
 
 
 def failures(rewards: np.ndarray, left: np.ndarray) -> np.ndarray:
