@@ -43,8 +43,8 @@ from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_dive
 class Settings(CommonSettings):
     """The flags of this step."""
 
-    steps: int = setting(6000, "gradient steps", minimum=1)
-    continue_steps: int = setting(1000, "gradient steps when only episodes were added", minimum=1)
+    steps: int = setting(9000, "gradient steps", minimum=1)
+    continue_steps: int = setting(1500, "gradient steps when only episodes were added", minimum=1)
     lanes: int = setting(64, "episodes learned from side by side", minimum=1)
     window: int = setting(100, "steps of driving that gradients reach back through", minimum=1)
     learning_rate: float = setting(1e-3, "Adam's, at first; it falls to a tenth along a cosine")
