@@ -215,20 +215,22 @@ def drive_of(steps: int, tiles: list[int]) -> np.ndarray:
     return rewards
 
 
-def test_a_drive_is_lost_where_no_tile_came_for_long() -> None:
-    # Tiles up to step 40, and one at 150: lost when PATIENCE steps are over, until the tile comes.
-    lost = failures(drive_of(300, [0, 40, 150]), np.zeros(300, bool))
+def test_a_drive_is_lost_where_no_tile_comes_in_time() -> None:
+    nobody_left = np.zeros(300, bool)
+    # Tiles up to step 40, and one at 150: hindsight says lost from 41 on, until it is near again.
+    lost = failures(drive_of(300, [0, 40, 150]), nobody_left)
     expected = np.zeros(300, bool)
-    expected[PATIENCE:40] = True
-    expected[40 + PATIENCE : 150] = True
-    expected[150 + PATIENCE :] = True
+    expected[41 : 150 - PATIENCE] = True
+    expected[151:] = True  # and none came after it, for longer than anyone would wait
     np.testing.assert_array_equal(lost, expected)
-    # It never got a tile at all; it left the playfield.
-    never = failures(drive_of(110, []), np.zeros(110, bool))
-    np.testing.assert_array_equal(never, np.arange(110) >= PATIENCE - 1)
-    left = np.arange(110) == 80
-    lost = failures(drive_of(110, [60]), left)
-    np.testing.assert_array_equal(lost[60:], left[60:] | (np.arange(60, 110) >= 60 + PATIENCE))
+    # A tile after exactly PATIENCE steps is in time.
+    lost = failures(drive_of(PATIENCE + 2, [0, PATIENCE + 1]), np.zeros(PATIENCE + 2, bool))
+    np.testing.assert_array_equal(lost, [False, *[False] * (PATIENCE + 1)])
+    # The drive was cut off too early to tell; it never got a tile at all; it left the playfield.
+    assert not failures(drive_of(110, [60]), np.zeros(110, bool)).any()
+    assert failures(drive_of(110, []), np.zeros(110, bool)).all()
+    left = np.arange(110) == 109
+    np.testing.assert_array_equal(failures(drive_of(110, [60]), left), left)
 
 
 def test_what_comes_after_a_whole_lap_is_left_out() -> None:

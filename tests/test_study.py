@@ -301,8 +301,8 @@ def test_a_real_return_is_counted_as_the_dream_counts() -> None:
     rewards[:100:10] = 3.0  # the last new tile at step 90: 209 steps bring none
     episode = episode_of(rewards)
     assert promises.real_return(episode, 20, 50) == (pytest.approx(5 * 3 - 4.5), False)
-    # From 120 on it is lost: 7 tiles and 83 other steps, then −100.
-    assert promises.real_return(episode, 30, 100) == (pytest.approx(21 - 8.3 - 100), True)
+    # From 91 on it is lost: 7 tiles and 64 other steps, then −100.
+    assert promises.real_return(episode, 30, 100) == (pytest.approx(21 - 5.4 - 100), True)
     rewards = np.where(np.arange(120) % 10 == 0, 3.0, -0.1)
     rewards[-1] = -100
     assert promises.real_return(episode_of(rewards, left=True), 110, 50) == (

@@ -20,7 +20,7 @@ from utils.mirror import mirror_actions
 from utils.reading import THREADS
 
 WHOLE_LAP = 930.0  # points of 1000: as if up to 20 tiles were missed
-PATIENCE = 30  # steps: 0.6 s, in which a slow car passes four tiles
+PATIENCE = 75  # steps: 1.5 s, in which a slow car passes ten tiles
 
 
 class LatentEpisode(NamedTuple):
@@ -73,16 +73,20 @@ def lap_steps(rewards: np.ndarray) -> int:
 
 
 def failures(rewards: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Where a drive is lost, bool (T): no new tile for PATIENCE steps, or off the playfield.
+    """Where a drive is lost, bool (T): it left the playfield, or PATIENCE steps bring no new tile.
 
     A crash costs the rest of a lap, which a dream of some seconds does not show; and M hardly
-    ever sees a car leave the playfield. So being off the road for a while is failing as well. It
-    is a thing of the past, which M can know: asked for what comes, it learns by heart who crashed
-    where (docs/experiments.md, section 10).
+    ever sees a car leave the playfield. So standing in the grass is failing as well, from the
+    last tile on: what M is asked for is hindsight, of which it can learn the chances.
     """
-    rows = np.arange(len(rewards))
-    last = np.maximum.accumulate(np.where(rewards > 0, rows, -1))
-    return (rows - last >= PATIENCE) | left
+    steps = len(rewards)
+    tiles = np.flatnonzero(rewards > 0)
+    following = np.append(tiles, steps + PATIENCE)[np.searchsorted(tiles, np.arange(steps))]
+    lost = following - np.arange(steps) > PATIENCE
+    last = tiles[-1] + 1 if len(tiles) else 0
+    if steps - last < PATIENCE:  # the drive ended before anyone could tell
+        lost[last:] = False
+    return lost | left
 
 
 def smooth_rewards(rewards: np.ndarray, width: int) -> np.ndarray:

@@ -14,12 +14,12 @@ from scipy.stats import binomtest
 
 from utils.drivers import Centerline
 from utils.figures import save_figure
+from utils.latent_windows import PATIENCE
 from utils.witness import UNITS, WINDOW, Push, Trace
 
 # From which curvature on, in 1/unit. The sharpest turn that a track can have is 0.0886: a radius of
 # 11 units on a road that is 13 wide.
 BINS = {"straight": 0.0, "wide bend": 0.01, "bend": 0.025, "sharp turn": 0.045, "hairpin": 0.07}
-QUIET = 75  # steps without a new tile: 1.5 s, after which hardly any car comes back
 NEAR = 8  # tiles, 28 units to either side: a car slides on for so long before it is off the road
 SETTLE = 50  # steps after a push that prove nothing: the car may only be sliding along the road
 # Why a tile was missed: driven past, or never reached since the car had crashed or was too slow.
@@ -40,10 +40,10 @@ def is_lap_driven(trace: Trace) -> bool:
 def lost_at(trace: Trace) -> int | None:
     """The tile where the drive was lost for good, None if it was not.
 
-    It is the last one that was new, if the car left the playfield or had QUIET steps for more.
+    It is the last one that was new, if the car left the playfield or had PATIENCE steps for more.
     """
     quiet = trace.outcome.steps - trace.visited.max()
-    ended = trace.outcome.left_playfield or quiet > QUIET
+    ended = trace.outcome.left_playfield or quiet > PATIENCE
     return last_new_tile(trace) if ended and not is_lap_driven(trace) else None
 
 
