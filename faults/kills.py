@@ -8,17 +8,8 @@ from typing import Any
 import numpy as np
 
 from faults import inject
-from faults.stages import (
-    FLAGS,
-    ROUND,
-    assert_same,
-    files_in,
-    finish,
-    reference,
-    referenced,
-    start,
-    workspace,
-)
+from faults.references import assert_same, files_in, reference, referenced, workspace
+from faults.stages import FLAGS, ROUND, finish, start
 from faults.trials import NotTried, Suite, Trial
 
 RANDOM_KILLS = 16  # of each stage

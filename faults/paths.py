@@ -1,13 +1,16 @@
 """Names from outside: whatever a folder is called, nothing is written anywhere else."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from faults import inject
-from faults.stages import SIX, assert_same, files_in, finish, prepare, reference, scratch
+from faults.inject import Inject, note
+from faults.references import assert_same, files_in, prepare, reference, scratch
+from faults.stages import SIX, finish
 from faults.trials import Suite, Trial
 
 LONG = "n" * 200  # a name may have 255 bytes
@@ -70,7 +73,7 @@ def path(suite: Suite, rng: np.random.Generator, stage: str, name: str) -> None:
         flags = ("--output-dir", folders["run"]) if stage == "drive" else ()
         root = Path(os.path.realpath(here / base)) if name not in IMPOSSIBLE else here / "x"
         cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-        watch = inject.watched(record, root, cache, Path("/dev"))
+        watch = watched(record, root, cache, Path("/dev"))
         ended = finish(stage, here, *flags, **folders, inject=watch)
         changed = files_in(sandbox)
         if name in IMPOSSIBLE:
@@ -111,3 +114,39 @@ def links(suite: Suite, rng: np.random.Generator, stage: str) -> None:
         assert_same(files_in(precious), before)
         assert_same(files_in(here), done.after)
         assert not any((here / name).is_symlink() for name in done.after)
+
+
+WRITING = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
+
+
+def watched(record: Path, *allowed: Path) -> Inject:
+    """Note in `record` every path outside of `allowed` that the script writes to."""
+    roots = [str(path.resolve()) for path in allowed]
+
+    def is_inside(path: Any) -> bool:
+        real = os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))
+        return any(real == root or real.startswith(root + "/") for root in roots)
+
+    def written(event: str, arguments: tuple[Any, ...]) -> Iterator[Any]:
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            flags = arguments[2] or 0
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                yield arguments[0]
+        elif event in WRITING:
+            yield from arguments[: 2 if event in ("os.rename", "os.link") else 1]
+
+    busy = False
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal busy
+        if busy or (event != "open" and event not in WRITING):
+            return
+        busy = True
+        try:
+            for path in written(event, arguments):
+                if not isinstance(path, int) and not is_inside(os.fspath(path)):
+                    note(str(record), f"{event} {path!r}")
+        finally:
+            busy = False
+
+    return lambda script: sys.addaudithook(hook)

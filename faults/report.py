@@ -21,8 +21,8 @@ HEADS = {
 INTRODUCTION = """# Reliability
 
 Made by `make faults`; every number is from [reliability.json](reliability.json), which that run
-wrote. {trials:,} trials, {survived:,} survived, in {minutes:.0f} minutes on {machine}; commit
-`{commit}`, seed {seed}, {date}.
+wrote. {trials:,} trials, {survived:,} survived, in {minutes:.0f} minutes on {machine}, of
+which {cpu_minutes:.0f} minutes of one core were worked; commit `{commit}`, seed {seed}, {date}.
 
 A trial is survived when the stage says what is wrong in one plain line (or goes on, where the
 fault is one to be borne), no file is half-written or lost, no process is left, and **the same
@@ -37,9 +37,7 @@ tiny (a stage takes seconds); the code is the one that users run, the environmen
 """
 
 
-def summarise(
-    records: Iterable[Mapping[str, Any]], about: Mapping[str, Any], date: str, minutes: float
-) -> dict[str, Any]:
+def summarise(records: Iterable[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:
     """What the report is made of."""
     cells: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
     left, problems, facts, kills = [], [], {}, 0
@@ -57,8 +55,6 @@ def summarise(
             facts[record["stage"]] = {k: v for k, v in record.items() if "MB" in k or k == "growth"}
     return {
         **about,
-        "date": date,
-        "minutes": round(minutes, 1),
         "trials": sum(cell[0] for cell in cells.values()),
         "survived": sum(cell[1] for cell in cells.values()),
         "kills": kills,

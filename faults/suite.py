@@ -10,13 +10,42 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from faults import damage, fuzz, kills, numbers, paths, report, resources, staleness
-from faults.stages import CHAINS, ROOT, import_scripts, make_references
+from faults import (
+    corpus,
+    damage,
+    fuzz,
+    guard,
+    inject,
+    kills,
+    loaders,
+    memory,
+    numbers,
+    paths,
+    references,
+    report,
+    resources,
+    stages,
+    staleness,
+)
+from faults.stages import CHAINS, ROOT, import_scripts
 from faults.trials import Ledger, Suite, Trial, run_all
 
-PARTS = [kills, resources, damage, staleness, numbers, paths, fuzz]
+# Each kind of fault, with what it uses besides what all do; what takes longest goes first.
+PARTS: dict[ModuleType, tuple[ModuleType, ...]] = {
+    memory: (),
+    fuzz: (corpus, guard),
+    loaders: (corpus, guard),
+    kills: (),
+    resources: (),
+    damage: (corpus,),
+    staleness: (),
+    numbers: (),
+    paths: (),
+}
+SHARED = (inject, references, stages)
 # What `make test` does of it: no model is trained, everything takes some seconds.
 QUICK_CHAINS = {"run": ("collect",)}
 QUICK = (
@@ -37,46 +66,53 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
     os.environ["FAULTS_FUZZ_SECONDS"] = str(arguments.fuzz_seconds)
     import_scripts()
     # Files of a trial are forced to disk by the hundred: memory is a quicker disk.
-    memory = Path("/dev/shm")
-    scratch = Path(tempfile.mkdtemp(prefix="faults-", dir=memory if memory.is_dir() else work))
+    memory_disk = Path("/dev/shm")
+    where = memory_disk if memory_disk.is_dir() else work
+    scratch = Path(tempfile.mkdtemp(prefix="faults-", dir=where))
     os.chmod(scratch, 0o755)
     try:
         suite = Suite(work, scratch, arguments.seed)
         if arguments.fresh:
             (work / "results.jsonl").unlink(missing_ok=True)
+        ledger = Ledger(work / "results.jsonl", lambda trial: depends_on(trial, about))
         deadline = begun + 60 * arguments.minutes
-        # Trials and uninterrupted runs hold as long as the code does that they are of.
-        pipeline = [*ROOT.glob("*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("utils/*.py")]
-        stages = [ROOT / "faults" / name for name in ("stages.py", "inject.py")]
-        where = {"seed": arguments.seed, "machine": about["machine"]}
-        preparations = Ledger(
-            work / "references.jsonl", {**where, "sources": sha256_of_all(pipeline + stages)}
-        )
-        for chain, stages in (QUICK_CHAINS if arguments.quick else CHAINS).items():
-            trial = Trial("reference", "round", chain, make_references, (chain, stages))
-            run_all(suite, [trial], preparations, 1, deadline)
-            if not preparations.records[trial.key]["survived"]:
+        uninterrupted = []
+        for chain, parts in (QUICK_CHAINS if arguments.quick else CHAINS).items():
+            trial = Trial("reference", "round", chain, references.make_references, (chain, parts))
+            run_all(suite, [trial], ledger, 1, deadline)
+            uninterrupted.append(ledger.get(trial))
+            if not (uninterrupted[-1] and uninterrupted[-1]["survived"]):
                 sys.exit("the uninterrupted run failed: no trials")
         wanted = QUICK if arguments.quick else (arguments.only,)
-        trials = [t for t in all_trials(suite) if any(part in t.key for part in wanted)]
+        trials = [t for t in all_trials(suite) if any(text in t.key for text in wanted)]
         if arguments.list:
             for trial in trials:
                 print(trial.key)
             return
-        everything = [*pipeline, *ROOT.glob("faults/*.py")]
-        ledger = Ledger(work / "results.jsonl", {**where, "sources": sha256_of_all(everything)})
         run_all(suite, trials, ledger, arguments.lanes, deadline)
-        records = [ledger.records[t.key] for t in trials if t.key in ledger.records]
+        records = [record for record in map(ledger.get, trials) if record]
         # A run that was stopped and gone on with took as long as all its trials did.
-        minutes = sum(record["seconds"] for record in records) / 60 / arguments.lanes
-        date = datetime.date.today().isoformat()
-        summary = report.summarise(records, about, date, minutes)
+        spent = {
+            "minutes": sum(r["seconds"] for r in uninterrupted) / 60
+            + sum(r["seconds"] for r in records) / 60 / arguments.lanes,
+            "cpu_minutes": sum(r["cpu"] for r in [*uninterrupted, *records]) / 60,
+        }
+        about = {**about, "date": datetime.date.today().isoformat(), **spent}
+        summary = report.summarise(records, about)
         print(f"{len(records)} of {len(trials)} run; {summary['survived']} of {summary['trials']}")
         if wanted == ("",) and len(records) == len(trials):
             report.write(summary, ROOT / "docs")
         sys.exit(1 if summary["broken"] or len(records) < len(trials) else 0)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def depends_on(trial: Trial, about: dict[str, Any]) -> dict[str, Any]:
+    """What a result holds for: the pipeline, what all trials share, and the trial's own part."""
+    own = sys.modules[trial.attempt.__module__]
+    paths = [*ROOT.glob("*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("utils/*.py")]
+    paths += {Path(module.__file__) for module in (own, *SHARED, *PARTS.get(own, ()))}
+    return {"sources": sha256_of_all(paths), "seed": about["seed"], "machine": about["machine"]}
 
 
 def sha256_of_all(paths: list[Path]) -> str:
