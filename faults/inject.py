@@ -47,7 +47,7 @@ def at_writes(action: Callable[[int, Any], Any]) -> None:
     count = itertools.count(1)
 
     def opening(path: Any, *arguments: Any, **how: Any) -> Any:
-        if sys._getframe(1).f_code.co_name in ("write_atomically", "append"):
+        if sys._getframe(1).f_code.co_name in ("write_atomically", "append_record"):
             path = action(next(count), path)
         return builtins.open(path, *arguments, **how)
 

@@ -62,14 +62,24 @@ class Reference:
     seconds: float = 0.0
 
 
-def reference(suite: Suite, stage: str, chain: str = "run") -> Reference:
-    """The uninterrupted run of a stage."""
-    return Reference(**json.loads((suite.work / chain / "references.json").read_text())[stage])
+def reference(suite: Suite, stage: str, chain: str | None = None) -> Reference:
+    """The uninterrupted run of a stage; of a round it is the one by iterate.py."""
+    return Reference(**_references(suite, chain or chain_of(stage))[stage])
 
 
 def referenced(suite: Suite) -> list[str]:
-    """The stages that there are uninterrupted runs of: all six, but for the quick share."""
-    return list(json.loads((suite.work / "run" / "references.json").read_text()))
+    """What there are uninterrupted runs of: six stages and a round, but for the quick share."""
+    return [*_references(suite, "run"), *_references(suite, "iterate")]
+
+
+def chain_of(stage: str) -> str:
+    """The chain that a stage is tried in unless another is named."""
+    return "iterate" if stage == "round" else "run"
+
+
+def _references(suite: Suite, chain: str) -> dict[str, Any]:
+    path = suite.work / chain / "references.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def prepare(suite: Suite, folder: Path, files: Files, chain: str = "run") -> None:
@@ -81,8 +91,9 @@ def prepare(suite: Suite, folder: Path, files: Files, chain: str = "run") -> Non
 
 
 @contextlib.contextmanager
-def workspace(suite: Suite, stage: str, chain: str = "run") -> Iterator[Path]:
+def workspace(suite: Suite, stage: str, chain: str | None = None) -> Iterator[Path]:
     """A folder with what was there before the stage ran."""
+    chain = chain or chain_of(stage)
     with scratch(suite) as folder:
         prepare(suite, folder, reference(suite, stage, chain).before, chain)
         yield folder

@@ -37,6 +37,10 @@ SCRIPTS = {
     "dream": "train_dream",
     "drive": "test_agent",
     "round": "iterate",
+    "report": "report",
+    "ship": "ship_agent",
+    "page": "export_dream",
+    "minari": "export_minari",
 }
 FLAGS = {
     "collect": "--mode recovery --episodes 3 --max-steps 30 --workers 1",
@@ -58,6 +62,8 @@ SAVE_NEVER = {
     "dream": ("--save-every", "1000"),
 }
 SIX = tuple(stage for stage in FLAGS if stage != "round")
+# Scripts that are no stage: only where they write is tried.
+OTHERS = {"report": "", "ship": "", "page": "--steps 80", "minari": ""}
 # A Sim2Real2Sim round on top of a finished run, by hand.
 ROUND = {
     "collect": "--mode on-policy --episodes 2 --max-steps 30 --workers 1",
@@ -270,7 +276,8 @@ def _child(
 
     tqdm.tqdm.update = beat
     sys.argv = [f"{SCRIPTS[stage]}.py", *arguments]
-    settings = commandline.parse(script.Settings, script.__doc__, script.PRESETS)
+    presets = getattr(script, "PRESETS", {})
+    settings = commandline.parse(script.Settings, script.__doc__, presets)
     if inject is not None:
         inject(script)
     os.write(pipe, b"M")
