@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from faults import (
+    clusters,
     corpus,
     damage,
     fuzz,
@@ -40,6 +41,7 @@ PARTS: dict[ModuleType, tuple[ModuleType, ...]] = {
     loaders: (corpus, guard),
     kills: (),
     resources: (),
+    clusters: (),
     damage: (corpus,),
     staleness: (),
     numbers: (),

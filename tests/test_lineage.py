@@ -341,6 +341,9 @@ def test_a_leaf_more_less_or_of_another_type_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(Failure, match=f"{path} holds a rnn of another architecture"):
             load(path, "rnn", lambda _, tree=tree: tree)
+    save(path, HEADER, [jnp.zeros(2), np.ones(3, np.int64)])  # which JAX would take for int32
+    with pytest.raises(Failure, match="of another architecture"):
+        load(path, "rnn", lambda _: [jnp.zeros(2), jnp.ones(3, jnp.int32)])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

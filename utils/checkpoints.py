@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from models.controller import Controller
@@ -87,7 +88,7 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
             if hashlib.sha256(leaves).hexdigest() != sha256:
                 raise Failure(f"{path} {CHANGED}")
             stream = io.BytesIO(leaves)
-            tree = eqx.tree_deserialise_leaves(stream, shapes)
+            tree = eqx.tree_deserialise_leaves(stream, shapes, _read_leaf)
             if stream.read(1):
                 raise ValueError("it has more leaves")
         except READ_ERRORS as error:
@@ -127,6 +128,16 @@ def _parse(path: Path, line: bytes) -> tuple[Header, str]:
         return header, sha256
     except READ_ERRORS as error:
         raise Failure(f"{path} is damaged or no checkpoint of this project") from error
+
+
+def _read_leaf(file: BinaryIO, like: Any) -> Any:
+    """The next leaf of a file, of the very dtype: JAX would make floats of doubles unasked."""
+    if not isinstance(like, jax.ShapeDtypeStruct):
+        return eqx.default_deserialise_filter_spec(file, like)
+    array = np.load(file, allow_pickle=False)
+    if array.dtype != like.dtype:
+        raise ValueError(f"a leaf of {array.dtype} where {like.dtype} is expected")
+    return jnp.asarray(array)
 
 
 def _check_numbers(path: Path, kind: str, tree: Any) -> None:
