@@ -65,14 +65,8 @@ MEMORY: dict[str, tuple[int, tuple[str, ...], Callable[[Any], object] | None]] =
     "see": (
         FEW,
         (
-            "--steps",
-            "4700",
-            "--batch",
-            "128",
-            "--save-seconds",
-            "1e9",
-            "--evaluate-every",
-            "100000",
+            *("--steps", "4700", "--batch", "128", "--save-seconds", "1e9"),
+            *("--evaluate-every", "100000"),
         ),
         idle_steps(2),
     ),
@@ -80,16 +74,8 @@ MEMORY: dict[str, tuple[int, tuple[str, ...], Callable[[Any], object] | None]] =
     "predict": (
         FEW,
         (
-            "--steps",
-            "400",
-            "--lanes",
-            "16",
-            "--window",
-            "100",
-            "--save-seconds",
-            "1e9",
-            "--evaluate-every",
-            "100000",
+            *("--steps", "400", "--lanes", "16", "--window", "100", "--save-seconds", "1e9"),
+            *("--evaluate-every", "100000"),
         ),
         idle_steps(2),
     ),
@@ -126,11 +112,9 @@ def memory(suite: Suite, rng: np.random.Generator, stage: str) -> dict[str, Any]
             finish(stage, folder, *flags, inject=peak_memory(report, extra)).succeeded()
             peaks[count] = int(report.read_text())
     growth = peaks[10 * few] / peaks[few] - 1
-    facts = {
-        f"MB at {count} episodes of {STEPS} steps": peak // 10**6 for count, peak in peaks.items()
-    }
-    assert growth < 0.15, f"{100 * growth:.0f} % more memory for ten times the data: {facts}"
-    return {**facts, "growth": f"{100 * growth:+.1f} %"}
+    found = {"episodes": list(peaks), "MB": [peak // 10**6 for peak in peaks.values()]}
+    assert growth < 0.15, f"{100 * growth:.0f} % more memory for ten times the data: {found}"
+    return {"memory": {**found, "steps": STEPS, "growth": round(growth, 3)}}
 
 
 def write_large_data(folder: Path, count: int, rng: np.random.Generator, frames: bool) -> None:

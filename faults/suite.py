@@ -1,8 +1,11 @@
 """All trials, in one order, and what becomes of their results."""
 
 import argparse
+import contextlib
 import datetime
+import functools
 import hashlib
+import math
 import os
 import shutil
 import sys
@@ -67,58 +70,73 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
     sys.stdout.reconfigure(line_buffering=True)
     os.environ["FAULTS_FUZZ_SECONDS"] = str(arguments.fuzz_seconds)
     import_scripts()
-    # Files of a trial are forced to disk by the hundred: memory is a quicker disk.
-    memory_disk = Path("/dev/shm")
-    where = memory_disk if memory_disk.is_dir() else work
-    scratch = Path(tempfile.mkdtemp(prefix="faults-", dir=where))
-    os.chmod(scratch, 0o755)
-    try:
+    where = {"seed": about["seed"], "machine": about["machine"]}
+    with scratch_folder(work) as scratch:
         suite = Suite(work, scratch, arguments.seed)
         if arguments.fresh:
             (work / "results.jsonl").unlink(missing_ok=True)
-        ledger = Ledger(work / "results.jsonl", lambda trial: depends_on(trial, about))
+        ledger = Ledger(work / "results.jsonl", lambda trial: {**where, "sources": sources(trial)})
         deadline = begun + 60 * arguments.minutes
-        uninterrupted = []
-        for chain, parts in (QUICK_CHAINS if arguments.quick else CHAINS).items():
-            trial = Trial("reference", "round", chain, references.make_references, (chain, parts))
-            run_all(suite, [trial], ledger, 1, deadline)
-            uninterrupted.append(ledger.get(trial))
-            if not (uninterrupted[-1] and uninterrupted[-1]["survived"]):
-                sys.exit("the uninterrupted run failed: no trials")
+        chains = QUICK_CHAINS if arguments.quick else CHAINS
+        uninterrupted = [run_uninterrupted(suite, ledger, *chain) for chain in chains.items()]
         wanted = QUICK if arguments.quick else (arguments.only,)
         trials = [t for t in all_trials(suite) if any(text in t.key for text in wanted)]
         if arguments.list:
-            for trial in trials:
-                print(trial.key)
+            print("\n".join(trial.key for trial in trials))
             return
         run_all(suite, trials, ledger, arguments.lanes, deadline)
-        records = [record for record in map(ledger.get, trials) if record]
-        # A run that was stopped and gone on with took as long as all its trials did.
-        spent = {
-            "minutes": sum(r["seconds"] for r in uninterrupted) / 60
-            + sum(r["seconds"] for r in records) / 60 / arguments.lanes,
-            "cpu_minutes": sum(r["cpu"] for r in [*uninterrupted, *records]) / 60,
-        }
-        about = {**about, "date": datetime.date.today().isoformat(), **spent}
-        summary = report.summarise(records, about)
-        print(f"{len(records)} of {len(trials)} run; {summary['survived']} of {summary['trials']}")
-        if wanted == ("",) and len(records) == len(trials):
-            report.write(summary, ROOT / "docs")
-        sys.exit(1 if summary["broken"] or len(records) < len(trials) else 0)
+    records = [record for record in map(ledger.get, trials) if record]
+    # A run that was stopped and gone on with took as long as all its trials did.
+    alone, together = (sum(r["seconds"] for r in some) for some in (uninterrupted, records))
+    about |= {
+        "date": datetime.date.today().isoformat(),
+        "minutes": (alone + together / arguments.lanes) / 60,
+        "cpu_minutes": sum(r["cpu"] for r in [*uninterrupted, *records]) / 60,
+    }
+    summary = report.summarise(records, len(trials), about)
+    print(f"{len(records)} of {len(trials)} run; {summary['survived']} of {summary['trials']}")
+    if wanted == ("",):
+        report.write(summary, ROOT / "docs")
+    sys.exit(1 if summary["broken"] or len(records) < len(trials) else 0)
+
+
+@contextlib.contextmanager
+def scratch_folder(work: Path) -> Iterator[Path]:
+    """A folder for the trials, removed after them."""
+    # Files of a trial are forced to disk by the hundred: memory is a quicker disk.
+    memory_disk = Path("/dev/shm")
+    where = memory_disk if memory_disk.is_dir() else work
+    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=where))
+    os.chmod(folder, 0o755)
+    try:
+        yield folder
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def depends_on(trial: Trial, about: dict[str, Any]) -> dict[str, Any]:
+def run_uninterrupted(
+    suite: Suite, ledger: Ledger, chain: str, stages: tuple[str, ...]
+) -> dict[str, Any]:
+    """Make the references of a chain of stages, unless they are there; the ledger's record."""
+    trial = Trial("reference", "round", chain, references.make_references, (chain, stages))
+    run_all(suite, [trial], ledger, lanes=1, deadline=math.inf)
+    record = ledger.get(trial)
+    if not (record and record["survived"]):
+        sys.exit("the uninterrupted run failed: no trials")
+    return record
+
+
+def sources(trial: Trial) -> str:
     """What a result holds for: the pipeline, what all trials share, and the trial's own part."""
-    own = sys.modules[trial.attempt.__module__]
-    paths = [*ROOT.glob("*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("utils/*.py")]
-    paths += {Path(module.__file__) for module in (own, *SHARED, *PARTS.get(own, ()))}
-    return {"sources": sha256_of_all(paths), "seed": about["seed"], "machine": about["machine"]}
+    return sha256_of_sources(sys.modules[trial.attempt.__module__])
 
 
-def sha256_of_all(paths: list[Path]) -> str:
-    """Hex sha256 of some source files."""
+@functools.cache  # as they were when this began
+def sha256_of_sources(own: ModuleType) -> str:
+    """Hex sha256 of the pipeline and of the modules that a part of this suite uses."""
+    paths = {Path(module.__file__) for module in (own, *SHARED, *PARTS.get(own, ()))}
+    for pattern in ("*.py", "models/*.py", "utils/*.py"):
+        paths |= set(ROOT.glob(pattern))
     texts = [f"{path.relative_to(ROOT)}\n{path.read_text()}" for path in sorted(paths)]
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 

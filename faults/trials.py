@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-STAGES = ("collect", "see", "encode", "predict", "dream", "drive", "round", "loader")
+STAGES = ("collect", "see", "encode", "predict", "dream", "drive", "round", "other", "loader")
 FORK = multiprocessing.get_context("fork")
 PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 ATTEMPTS = 5  # of a trial whose fault came too late to strike
