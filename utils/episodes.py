@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -41,6 +42,9 @@ EPISODE_ARRAYS: dict[str, tuple[str, Shape]] = {
 MAX_STEPS_ON_FILE = 100_000  # a hundred times the longest episode; anything above is hostile
 MAX_TEXT_LENGTH = 20_000
 COMPRESSION_LEVEL = 3  # zlib: within 8 % of level 6's size at a third of its time
+# NumPy parses headers by `ast`, which in some Pythons (as 3.11) counts its depth for all threads
+# together: two at once now and then end in "AST constructor recursion depth mismatch".
+PARSER = threading.Lock()
 TOLERATED_DAMAGE = 0.05  # share of damaged files above which a stage stops
 
 ItemT = TypeVar("ItemT")
@@ -140,7 +144,8 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f".npy version {version} where (1, 0) is expected")
-    return np.lib.format.read_array_header_1_0(file)
+    with PARSER:
+        return np.lib.format.read_array_header_1_0(file)
 
 
 def _steps_of(path: Path, archive: zipfile.ZipFile) -> int:
