@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ def trials(suite: Suite) -> Iterator[Trial]:
         yield Trial("damage: truncation", "loader", kind, read_truncated, (kind,))
         yield Trial("damage: bit flips", "loader", kind, read_flipped, (kind,))
         yield Trial("damage: hypothesis", "loader", kind, read_mutated, (kind,))
+    for kind in ("episode", "latent"):  # stages read these ahead, in threads
+        yield Trial("many readers at once", "loader", kind, read_together, (kind,))
 
 
 def read_damaged(path: Path, kind: str, sound: Any) -> str:
@@ -137,3 +141,12 @@ def read_mutated(suite: Suite, rng: np.random.Generator, kind: str) -> dict[str,
 
         attempt()
     return {"trials": count}
+
+
+def read_together(suite: Suite, rng: np.random.Generator, kind: str) -> dict[str, Any]:
+    """Sixteen threads read a sound file: what libraries share among threads harms none."""
+    sys.setswitchinterval(1e-6)
+    with sound_file(suite, kind) as (path, sound, _), ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: corpus.read(path, kind), range(2000)))
+        assert all(same(one, sound) for one in found)
+    return {"trials": len(found)}
