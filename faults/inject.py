@@ -27,17 +27,17 @@ Inject = Callable[[Any], object]
 WORKER_ORDERS = "FAULTS_WORKER"  # environment variable: what a worker is to do, and with which file
 
 
-def at_renames(action: Callable[[int, str], None]) -> None:
-    """Call `action(count, "before" | "after")` around every rename that utils.files does."""
+def at_renames(action: Callable[[int, str, Any], None]) -> None:
+    """Call `action(count, "before" | "after", target)` around every rename that utils.files does."""
     replace, count = os.replace, itertools.count(1)
 
     def replacing(source: Any, target: Any) -> None:
         if sys._getframe(1).f_code.co_filename != utils.files.__file__:
             return replace(source, target)
         number = next(count)
-        action(number, "before")
+        action(number, "before", target)
         replace(source, target)
-        action(number, "after")
+        action(number, "after", target)
 
     os.replace = replacing
 
@@ -64,10 +64,10 @@ def drive(group: Group) -> list[Outcome]:
     """What a worker does in place of `run_drives`."""
     order, number, path = os.environ[WORKER_ORDERS].split(" ", 2)
     if order == "count":
-        at_renames(lambda _, moment: moment == "before" and note(path, "worker"))
+        at_renames(lambda _, moment, target: moment == "before" and note(path, f"worker {target}"))
     elif order in ("before", "after"):
         # Renames of all workers are numbered through, by the lines of a file.
-        at_renames(lambda _, moment: die_with_all(order, moment, int(number), path))
+        at_renames(lambda _, moment, target: die_with_all(order, moment, int(number), path))
     elif order == "die" or (order == "die-once" and note(path, "died") == 1):
         os.kill(os.getpid(), signal.SIGKILL)
     elif order == "hang" and note(path, "hung") == 1:
@@ -95,7 +95,9 @@ def counting(path: Path) -> Inject:
     """Count renames and writes, of the script and its workers, as lines of a file."""
 
     def inject(script: Any) -> None:
-        at_renames(lambda _, moment: moment == "before" and note(str(path), "rename"))
+        at_renames(
+            lambda _, moment, target: moment == "before" and note(str(path), f"rename {target}")
+        )
         at_writes(lambda _, name: (note(str(path), f"write {name}"), name)[1])
         orders_to_workers(f"count 0 {path}")
 
@@ -105,7 +107,7 @@ def counting(path: Path) -> Inject:
 def dying_at_rename(number: int, moment: str) -> Inject:
     """kill −9 for the script just before or after its rename `number`."""
 
-    def die(count: int, when: str) -> None:
+    def die(count: int, when: str, target: Any) -> None:
         if (count, when) == (number, moment):
             os.kill(os.getpid(), signal.SIGKILL)
 

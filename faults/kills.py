@@ -21,11 +21,11 @@ def trials(suite: Suite) -> Iterator[Trial]:
     """All kills."""
     for stage in referenced(suite):
         done = reference(suite, stage)
-        for who, count in (("script", done.renames), ("worker", done.worker_renames)):
-            for number in range(1, count + 1):
-                # A round's renames are those of its stages: one moment of each will do.
-                moments = ("before", "after")
-                for moment in moments if stage != "round" else moments[number % 2 :][:1]:
+        for who, renames in (("script", done.renames), ("worker", done.worker_renames)):
+            for number, target in enumerate(renames, 1):
+                if stage == "round" and "/rounds/" not in target:  # one of its stages' own
+                    continue
+                for moment in ("before", "after"):
                     name = f"{moment} rename {number} of the {who}"
                     how = (stage, who, number, moment)
                     yield Trial("kill −9 at a rename", stage, name, at_rename, how)

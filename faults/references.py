@@ -55,8 +55,8 @@ class Reference:
     before: Files
     after: Files
     sizes: dict[str, int]  # bytes of the files that it made
-    renames: int = 0  # by the script itself
-    worker_renames: int = 0
+    renames: tuple[str, ...] = ()  # the files that the script itself renamed into place, in order
+    worker_renames: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()  # the files that the script itself opened to fill, in order
     cpu: float = 0.0  # seconds, with its workers'
     seconds: float = 0.0
@@ -152,8 +152,8 @@ def _measure(stage: str, folder: Path, base: Mapping[str, str]) -> dict[str, Any
     running.wait().succeeded()
     lines = counts.read_text().splitlines() if counts.exists() else []
     return {
-        "renames": lines.count("rename"),
-        "worker_renames": lines.count("worker"),
+        "renames": [line.split(" ", 1)[1] for line in lines if line.startswith("rename ")],
+        "worker_renames": [line.split(" ", 1)[1] for line in lines if line.startswith("worker ")],
         "writes": [line.split(" ", 1)[1] for line in lines if line.startswith("write ")],
         "cpu": cpu,
         "seconds": time.monotonic() - begun,
