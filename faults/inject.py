@@ -28,7 +28,7 @@ WORKER_ORDERS = "FAULTS_WORKER"  # environment variable: what a worker is to do,
 
 
 def at_renames(action: Callable[[int, str, Any], None]) -> None:
-    """Call `action(count, "before" | "after", target)` around every rename that utils.files does."""
+    """Call `action(count, "before" | "after", target)` around each rename by utils.files."""
     replace, count = os.replace, itertools.count(1)
 
     def replacing(source: Any, target: Any) -> None:
