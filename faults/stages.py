@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 # A script that does nothing for so long hangs, and so does one that works for so long: seconds of
 # the clock, and of the processor, since other work may keep a script waiting. A stage takes some 5.
 IDLE, BUSY = 120.0, 300.0
+LOOK_SECONDS = 0.1  # between searches for the processes of a script
 SCRIPTS = {
     "collect": "collect_data",
     "see": "run_vae_training",
@@ -165,6 +166,8 @@ class Running:
         assert self.process.pid is not None
         self.group, self._progress = self.process.pid, b""
         self._worked = 0.0, time.monotonic()  # processor time, and when it was last seen to grow
+        self._members: list[Path] = []  # its processes, looked for
+        self._looked = 0.0  # at this time
 
     def progress(self) -> bytes:
         """`M` once main is entered, then a dot for each update of its bar."""
@@ -188,8 +191,11 @@ class Running:
             time.sleep(0.002)
 
     def cpu_seconds(self) -> float:
-        """Processor time of the whole group so far."""
-        return sum(row["cpu"] for row in processes_of(self.group))
+        """Processor time of the whole group so far: asked for often, so without a search."""
+        if time.monotonic() > self._looked + LOOK_SECONDS:
+            self._members = [Path(row["path"]) for row in processes_of(self.group)]
+            self._looked = time.monotonic()
+        return sum(row["cpu"] for row in map(status_of, self._members) if row)
 
     def signal(self, number: int, whole_group: bool = True) -> None:
         """Send a signal to the group, or to its leader alone."""
@@ -234,15 +240,19 @@ class Running:
 
 def processes_of(group: int) -> list[dict[str, Any]]:
     """The living processes of a group, with the processor time that each has had."""
-    rows, tick = [], os.sysconf("SC_CLK_TCK")
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, rest = path.read_text().rsplit(")", 1)
-            fields = rest.split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                times = [int(field) for field in fields[11:15]]
-                rows.append({"process": name + ")", "cpu": sum(times) / tick})
-    return rows
+    rows = map(status_of, Path("/proc").glob("[0-9]*/stat"))
+    return [row for row in rows if row and row["group"] == group]
+
+
+def status_of(path: Path) -> dict[str, Any] | None:
+    """A living process as /proc/<pid>/stat has it."""
+    with contextlib.suppress(OSError):
+        name, rest = path.read_text().rsplit(")", 1)
+        fields = rest.split()
+        cpu = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        if fields[0] != "Z":
+            return {"process": name + ")", "group": int(fields[2]), "cpu": cpu, "path": str(path)}
+    return None
 
 
 def _child(
