@@ -78,7 +78,9 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
         ledger = Ledger(work / "results.jsonl", lambda trial: {**where, "sources": sources(trial)})
         deadline = begun + 60 * arguments.minutes
         chains = QUICK_CHAINS if arguments.quick else CHAINS
-        uninterrupted = [run_uninterrupted(suite, ledger, *chain) for chain in chains.items()]
+        first, *others = (reference_of(*chain) for chain in chains.items())
+        uninterrupted = run_uninterrupted(suite, ledger, [first], 1)  # the others build on it
+        uninterrupted += run_uninterrupted(suite, ledger, others, arguments.lanes)
         wanted = QUICK if arguments.quick else (arguments.only,)
         trials = [t for t in all_trials(suite) if any(text in t.key for text in wanted)]
         if arguments.list:
@@ -87,11 +89,11 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
         run_all(suite, trials, ledger, arguments.lanes, deadline)
     records = [record for record in map(ledger.get, trials) if record]
     # A run that was stopped and gone on with took as long as all its trials did.
-    alone, together = (sum(r["seconds"] for r in some) for some in (uninterrupted, records))
+    everything = [*uninterrupted, *records]
     about |= {
         "date": datetime.date.today().isoformat(),
-        "minutes": (alone + together / arguments.lanes) / 60,
-        "cpu_minutes": sum(r["cpu"] for r in [*uninterrupted, *records]) / 60,
+        "minutes": sum(r["seconds"] for r in everything) / 60 / arguments.lanes,
+        "cpu_minutes": sum(r["cpu"] for r in everything) / 60,
     }
     summary = report.summarise(records, len(trials), about)
     print(f"{len(records)} of {len(trials)} run; {summary['survived']} of {summary['trials']}")
@@ -114,16 +116,20 @@ def scratch_folder(work: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def reference_of(chain: str, stages: tuple[str, ...]) -> Trial:
+    """The making of what a chain of stages leaves behind when nothing happens to it."""
+    return Trial("reference", "round", chain, references.make_references, (chain, stages))
+
+
 def run_uninterrupted(
-    suite: Suite, ledger: Ledger, chain: str, stages: tuple[str, ...]
-) -> dict[str, Any]:
-    """Make the references of a chain of stages, unless they are there; the ledger's record."""
-    trial = Trial("reference", "round", chain, references.make_references, (chain, stages))
-    run_all(suite, [trial], ledger, lanes=1, deadline=math.inf)
-    record = ledger.get(trial)
-    if not (record and record["survived"]):
-        sys.exit("the uninterrupted run failed: no trials")
-    return record
+    suite: Suite, ledger: Ledger, chains: list[Trial], lanes: int
+) -> list[dict[str, Any]]:
+    """Make the references that the ledger lacks; its records of all."""
+    run_all(suite, chains, ledger, lanes, deadline=math.inf)
+    records = [record for record in map(ledger.get, chains) if record]
+    if not all(record["survived"] for record in records):
+        sys.exit("an uninterrupted run failed: no trials")
+    return records
 
 
 def sources(trial: Trial) -> str:
