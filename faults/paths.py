@@ -13,7 +13,7 @@ import numpy as np
 
 from faults.inject import Inject, note
 from faults.references import Files, assert_same, chain_of, files_in, prepare, reference, scratch
-from faults.stages import OTHERS, SCRIPTS, SIX, Ended, finish
+from faults.stages import SCRIPTS, SIX, Ended, finish
 from faults.trials import NotTried, Suite, Trial
 from utils.files import read_records
 
@@ -161,6 +161,7 @@ OUTPUTS = {
     "page": ("--output-dir", "index.html"),
     "minari": ("--datasets-dir", "car-racing/collected-v0/data/main_data.hdf5"),
 }
+OTHERS = {script: "--steps 100" if script == "page" else "" for script in OUTPUTS}
 
 
 def output(suite: Suite, rng: np.random.Generator, script: str, name: str) -> None:

@@ -63,8 +63,6 @@ SAVE_NEVER = {
     "dream": ("--save-every", "1000"),
 }
 SIX = tuple(stage for stage in FLAGS if stage != "round")
-# Scripts that are no stage: only where they write is tried.
-OTHERS = {"report": "", "ship": "", "page": "--steps 80", "minari": ""}
 # A Sim2Real2Sim round on top of a finished run, by hand.
 ROUND = {
     "collect": "--mode on-policy --episodes 2 --max-steps 30 --workers 1",

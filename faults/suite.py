@@ -34,7 +34,7 @@ from faults import (
     stages,
     staleness,
 )
-from faults.stages import CHAINS, ROOT, import_scripts
+from faults.stages import CHAINS, FLAGS, ROOT, SCRIPTS, import_scripts
 from faults.trials import Ledger, Suite, Trial, run_all
 
 # Each kind of fault, with what it uses besides what all do; what takes longest goes first.
@@ -140,10 +140,12 @@ def sources(trial: Trial) -> str:
 @functools.cache  # as they were when this began
 def sha256_of_sources(own: ModuleType) -> str:
     """Hex sha256 of the pipeline and of the modules that a part of this suite uses."""
-    paths = {Path(module.__file__) for module in (own, *SHARED, *PARTS.get(own, ()))}
-    for pattern in ("*.py", "models/*.py", "utils/*.py"):
-        paths |= set(ROOT.glob(pattern))
-    texts = [f"{path.relative_to(ROOT)}\n{path.read_text()}" for path in sorted(paths)]
+    files = {Path(module.__file__) for module in (own, *SHARED, *PARTS.get(own, ()))}
+    files |= {*ROOT.glob("models/*.py"), *ROOT.glob("utils/*.py")}
+    # Scripts that are no stage matter to the one part that starts them.
+    scripts = SCRIPTS if own is paths else FLAGS
+    files |= {ROOT / f"{SCRIPTS[name]}.py" for name in scripts}
+    texts = [f"{path.relative_to(ROOT)}\n{path.read_text()}" for path in sorted(files)]
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
