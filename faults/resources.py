@@ -14,7 +14,7 @@ from faults.references import assert_same, files_in, reference, referenced, work
 from faults.stages import SAVE_NEVER, TRAININGS, finish, start
 from faults.trials import NotTried, Suite, Trial
 from utils.checkpoints import read_header
-from utils.files import TIMES_NAME
+from utils.files import TEMPORARY_SUFFIX, TIMES_NAME
 
 WITH_WORKERS = ("collect", "dream", "drive")
 HANG_SECONDS = 45.0  # after which a worker counts as hanging; loading a model takes some three
@@ -37,8 +37,9 @@ def trials(suite: Suite) -> Iterator[Trial]:
         yield Trial("read-only folders", stage, "what it reads", only_read, (stage,))
         done = reference(suite, stage)
         for number, name in enumerate(done.writes):
-            # A training begins with no metrics: no bytes. Times are not worth a stage's end.
-            if (number > 0 or "metrics" not in name) and TIMES_NAME not in name:
+            # A training begins with metrics of no bytes. Times are not worth a stage's end.
+            no_bytes = "metrics" in name and name.endswith(TEMPORARY_SUFFIX)
+            if not no_bytes and TIMES_NAME not in name:
                 title, how = f"write {number + 1}", (stage, number)
                 yield Trial("disk full: /dev/full", stage, title, full, how)
         for number, size in enumerate(too_small(done), 1):
