@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
     os.environ["FAULTS_FUZZ_SECONDS"] = str(arguments.fuzz_seconds)
     import_scripts()
     where = {"seed": about["seed"], "machine": about["machine"]}
+    for part in PARTS:
+        sha256_of_sources(part)  # now, as they were imported: they may be changed meanwhile
     with scratch_folder(work) as scratch:
         suite = Suite(work, scratch, arguments.seed)
         if arguments.fresh:
@@ -137,7 +139,7 @@ def sources(trial: Trial) -> str:
     return sha256_of_sources(sys.modules[trial.attempt.__module__])
 
 
-@functools.cache  # as they were when this began
+@functools.cache
 def sha256_of_sources(own: ModuleType) -> str:
     """Hex sha256 of the pipeline and of the modules that a part of this suite uses."""
     files = {Path(module.__file__) for module in (own, *SHARED, *PARTS.get(own, ()))}
