@@ -1,4 +1,4 @@
-"""Step 3: encode. Turn every collected frame into the mu and logvar that V sees in it.
+"""Step 3: encode. Turn every collected frame, and its mirror image, into what V sees in it.
 
     python process_data.py
 
@@ -32,6 +32,7 @@ from utils.episodes import (
     write_arrays,
 )
 from utils.files import locked, sha256_of, timed
+from utils.mirror import mirror_frames
 from utils.reading import THREADS, read_ahead
 from utils.workers import default_workers
 
@@ -123,9 +124,12 @@ def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[
             # Where the episode turns out to be damaged, no stale latents stay in its place.
             target.unlink(missing_ok=True)
             episode = next(reads).result()
-            mu, logvar = encode(vae, episode.frames, settings.batch)
             origin = {"vae": vae_sha256, "episode": by_path[path].fingerprint}
-            arrays = {"mu": mu, "logvar": logvar, **episode_rows(episode, origin)}
+            arrays = episode_rows(episode, origin)
+            both = {"": episode.frames, "mirrored_": mirror_frames(episode.frames)}
+            for side, frames in both.items():
+                mu, logvar = encode(vae, frames, settings.batch)
+                arrays |= {f"{side}mu": mu, f"{side}logvar": logvar}
             writes.append(writers.submit(write_arrays, target, arrays))
             if len(writes) > THREADS:
                 writes.popleft().result()

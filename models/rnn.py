@@ -173,7 +173,7 @@ class Window(NamedTuple):
     next_logvar: Float[Array, "*batch time latent"]
     actions: Float[Array, "*batch time 3"]
     rewards: Float[Array, "*batch time"]  # points, smoothed
-    failed: Bool[Array, "*batch time"]  # the drive is lost, as hindsight knows
+    failed: Bool[Array, "*batch time"]  # the drive is lost
     mask: Bool[Array, "*batch time"]  # False: padding after the episode's end
 
 

@@ -36,6 +36,7 @@ FLAGS: dict[str, list[str]] = {
         *("--validation-tracks", "1", "--workers", "1"),
     ],
     "test_agent.py": ["--workers", "2"],
+    "study_agent.py": [],
     "report.py": [],
     "export_minari.py": [],
     "iterate.py": ["--workers", "2"],

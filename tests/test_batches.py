@@ -12,11 +12,13 @@ from utils.commandline import Failure
 from utils.environment import Episode
 from utils.episodes import (
     EPISODE_ARRAYS,
+    LATENTS,
     Entry,
     SetAside,
     episode_rows,
     latent_arrays,
     scan,
+    with_mirror_images,
     write_arrays,
     write_episode,
 )
@@ -26,6 +28,7 @@ from utils.latent_windows import (
     LatentEpisode,
     failures,
     lane_schedule,
+    lap_steps,
     read_latents,
     smooth_rewards,
     window_batches,
@@ -176,16 +179,20 @@ def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     for seed, lap_finished in ((12, False), (13, True)):
         episode = blank_episode(seed, steps, lap_finished)
         episode.rewards[-1] = 3.3 if lap_finished else -100
-        mu, logvar = rng.standard_normal((2, steps + 1, LATENT)).astype(np.float32)
+        seen = rng.standard_normal((4, steps + 1, LATENT)).astype(np.float32)
         write_arrays(
             tmp_path / "random" / f"{seed}.npz",
-            {"mu": mu, "logvar": logvar, **episode_rows(episode)},
+            {**dict(zip(LATENTS, seen, strict=True)), **episode_rows(episode)},
         )
     left, finished = scan(tmp_path, latent_arrays(LATENT))
     read = read_latents(finished, LATENT, smoothing=1)
-    np.testing.assert_array_equal(read.mu, mu)
-    np.testing.assert_array_equal(read.logvar, logvar)
+    np.testing.assert_array_equal([read.mu, read.logvar], seen[:2])
     np.testing.assert_array_equal(read.actions, episode.actions)
+    image = read_latents(with_mirror_images([finished])[1], LATENT, smoothing=1)
+    np.testing.assert_array_equal([image.mu, image.logvar], seen[2:])
+    np.testing.assert_array_equal(image.actions[:, 0], -episode.actions[:, 0])
+    np.testing.assert_array_equal(image.actions[:, 1:], episode.actions[:, 1:])
+    np.testing.assert_array_equal(image.rewards, read.rewards)
     rewards = np.maximum(episode.rewards, np.float32(-0.1))
     np.testing.assert_allclose(read.rewards, rewards, rtol=1e-6)
     # A finished lap ends an episode too, but nobody left the playfield.
@@ -208,22 +215,34 @@ def drive_of(steps: int, tiles: list[int]) -> np.ndarray:
     return rewards
 
 
-def test_a_drive_is_lost_where_no_tile_comes_in_time() -> None:
-    nobody_left = np.zeros(300, bool)
-    # Tiles up to step 40, and one at 150: hindsight says lost from 41 on, until it is near again.
-    lost = failures(drive_of(300, [0, 40, 150]), nobody_left)
+def test_a_drive_is_lost_where_no_tile_came_for_long() -> None:
+    # Tiles up to step 40, and one at 150: lost when PATIENCE steps are over, until the tile comes.
+    lost = failures(drive_of(300, [0, 40, 150]), np.zeros(300, bool))
     expected = np.zeros(300, bool)
-    expected[41 : 150 - PATIENCE] = True
-    expected[151:] = True  # and none came after it, for longer than anyone would wait
+    expected[PATIENCE:40] = True
+    expected[40 + PATIENCE : 150] = True
+    expected[150 + PATIENCE :] = True
     np.testing.assert_array_equal(lost, expected)
-    # A tile after exactly PATIENCE steps is in time.
-    lost = failures(drive_of(PATIENCE + 2, [0, PATIENCE + 1]), np.zeros(PATIENCE + 2, bool))
-    np.testing.assert_array_equal(lost, [False, *[False] * (PATIENCE + 1)])
-    # The drive was cut off too early to tell; it never got a tile at all; it left the playfield.
-    assert not failures(drive_of(110, [60]), np.zeros(110, bool)).any()
-    assert failures(drive_of(110, []), np.zeros(110, bool)).all()
-    left = np.arange(110) == 109
-    np.testing.assert_array_equal(failures(drive_of(110, [60]), left), left)
+    # It never got a tile at all; it left the playfield.
+    never = failures(drive_of(110, []), np.zeros(110, bool))
+    np.testing.assert_array_equal(never, np.arange(110) >= PATIENCE - 1)
+    left = np.arange(110) == 80
+    lost = failures(drive_of(110, [60]), left)
+    np.testing.assert_array_equal(lost[60:], left[60:] | (np.arange(60, 110) >= 60 + PATIENCE))
+
+
+def test_what_comes_after_a_whole_lap_is_left_out() -> None:
+    tiles = np.arange(0, 900, 3)  # 300 tiles of 1000 / 300 points
+    rewards = np.full(1000, -0.1, np.float32)
+    rewards[tiles] += 1000 / 300
+    assert lap_steps(rewards) == 898
+    missed = rewards.copy()
+    missed[tiles[100:119]] = -0.1  # nineteen of them missed: still a lap
+    assert lap_steps(missed) == 898
+    missed[tiles[200:210]] = -0.1  # ten more: not to be told from a drive that was lost
+    assert lap_steps(missed) == 1000
+    rewards[950] = -100
+    assert lap_steps(rewards) == 898
 
 
 def blank_episode(seed: int, steps: int, lap_finished: bool = False) -> Episode:

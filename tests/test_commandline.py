@@ -24,7 +24,7 @@ from utils.commandline import CommonSettings, Failure, setting
 ROOT = Path(__file__).parents[1]
 NAMES = (
     *("collect_data", "run_vae_training", "process_data"),
-    *("train_rnn", "train_dream", "test_agent"),
+    *("train_rnn", "train_dream", "test_agent", "study_agent"),
 )
 SCRIPTS: dict[str, ModuleType] = {name: importlib.import_module(name) for name in NAMES}
 
@@ -298,6 +298,7 @@ def test_each_step_names_the_one_before_it(tmp_path: Path, workshop: Workshop) -
         "train_rnn": r"vae\.eqx is missing",
         "train_dream": r"rnn\.eqx is missing",
         "test_agent": r"vae\.eqx is missing: run run_vae_training\.py",
+        "study_agent": r"study_agent.py needs an agent, but .*vae\.eqx is missing",
     }
     for name, said in expected.items():
         with pytest.raises(Failure, match=said):

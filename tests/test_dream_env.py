@@ -230,6 +230,8 @@ def test_what_does_not_fit_is_refused(run_dir: Path, rnn: MDNRNN, tmp_path: Path
     for wrong in ({"observation": "sound"}, {"temperature": 0.0}, {"reset_share": 1.5}):
         with pytest.raises(ValueError):
             load_dream(run_dir, **wrong)
+    with pytest.raises(ValueError, match="'sound' is none of"):
+        gymnasium.make(REAL, run_dir=run_dir, observation="sound")
 
 
 def test_the_real_track_is_seen_as_the_agent_sees_it(run_dir: Path, rnn: MDNRNN) -> None:

@@ -4,7 +4,9 @@ import hashlib
 import http.server
 import itertools
 import json
+import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 from oracles import act, foresee, lstm_step, random_model, sample
 from scipy import stats
+from scripts import ROOT
 
 import export_dream
 from export_dream import Bundle, Recording, Settings
@@ -182,6 +185,30 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, site: Path) -> None:
         export(site / "run", tmp_path / "home")
     with pytest.raises(Failure, match="float16"):
         Bundle(tmp_path).add("rnn.heads.bias", np.array([1.0, 1e6]))
+
+
+def test_make_dream_takes_the_newest_agent_and_the_shipped_one_if_there_is_none(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "requirements.txt").touch()
+
+    def made() -> str:
+        command = ["make", "-n", "-f", str(ROOT / "Makefile"), "dream"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+
+    def save(run: str, age: float) -> None:
+        path = tmp_path / run / "controller.eqx"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+
+    flags = "--output-dir runs/dream --open\n"
+    assert f"export_dream.py --run-dir runs/default {flags}" in made()
+    save("pretrained", age=0)
+    assert f"export_dream.py --run-dir pretrained {flags}" in made()
+    for run, age in (("older", 3), ("newest", 1), ("oldest", 5)):
+        save(f"runs/{run}", age)
+    assert f"export_dream.py --run-dir runs/newest {flags}" in made()
 
 
 # The page
@@ -491,6 +518,23 @@ def test_the_page_keeps_up(still: Any, record_property: Callable[[str, object], 
     assert max(rates) >= 15
 
 
+def test_a_key_let_go_of_in_another_view_holds_nothing(still: Any) -> None:
+    page = still
+    page.keyboard.down("a")
+    wait_until(page, "document.getElementById('steer').textContent == '0.80 ←'")
+    page.click("#tab-numbers")
+    page.keyboard.up("a")
+    page.click("#tab-drive")
+    wait_until(page, "document.getElementById('steer').textContent == '0.00'")
+    page.keyboard.down("r")
+    wait_until(page, "document.getElementById('time').value < 5")
+    page.click("#tab-numbers")
+    page.keyboard.up("r")
+    page.click("#tab-drive")
+    page.keyboard.press("Space")
+    wait_for_step(page, 6)
+
+
 def test_keys_change_what_is_dreamed(still: Any) -> None:
     """From the same moment with the same noise: only the steering differs."""
     page = still
@@ -650,8 +694,31 @@ def test_reality_is_shown_as_it_was_recorded_beside_the_dream_of_it(
     assert (frame(page, "imagined-frame") != imagined).any()
     real = float(driven.rewards[begin:row].sum())
     assert f"real {real:+.1f}".replace("-", "−") in text(page, "verdict")
+    page.click("#share")
+    imagined, verdict = frame(page, "imagined-frame"), text(page, "verdict")
+    page.click("#again")
+    wait_for_picture(page, lambda shown: (shown != imagined).any(), "imagined-frame")
+    page = go(page.url[page.url.index("#") :])
+    wait_for_picture(page, lambda shown: (shown == imagined).all(), "imagined-frame")
+    wait_until(page, f"document.getElementById('verdict').textContent == '{verdict}'")
     page.click("#compare-play")
     wait_until(page, "document.getElementById('status').textContent.includes('ends here')")
+
+
+def test_an_episode_that_is_slow_to_load_plays_once_it_is_there(
+    visit: Callable[..., Visit], manifest: dict[str, Any]
+) -> None:
+    held: list[Any] = []
+    one = visit()
+    one.page.route(f"**/{manifest['episodes'][0]['sheet']}", lambda route: held.append(route))
+    page = one.open(STILL)
+    page.click("#tab-compare")
+    page.click("#compare-play")
+    page.click("#compare-step")
+    page.click("#compare-play")
+    page.wait_for_timeout(200)
+    held[0].continue_()
+    wait_until(page, "/after 0.[2-9] s/.test(document.getElementById('verdict').textContent)")
 
 
 def test_every_view_is_one_screen_and_all_controls_have_names(

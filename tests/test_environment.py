@@ -188,11 +188,10 @@ def test_aggressive_driving_is_faster_and_recovery_is_knocked_off() -> None:
         drive(environment, driver, 80_000_005, 400, {})
         return max(shares), max(distances)
 
-    usual, aggressive, knocked = (
-        drive_as(style) for style in (Style(), Style(pace=1.5), Style(knock_chance=0.02))
-    )
+    styles = (Style(), Style(pace=1.5), Style(knock_chance=0.02), Style(doze_chance=0.02))
+    usual, aggressive, knocked, dozing = map(drive_as, styles)
     assert usual[0] < 1.25 < aggressive[0]
-    assert usual[1] < 6.7 < min(aggressive[1], knocked[1])  # half the road is 6.67 units
+    assert usual[1] < 6.7 < min(aggressive[1], knocked[1], dozing[1])  # half the road is 6.67 units
 
 
 def test_centerline_slows_for_corners_in_time() -> None:

@@ -73,7 +73,7 @@ class Dream(eqx.Module):
     def step(
         self, moments: Moment, actions: Float[Array, "n 3"]
     ) -> tuple[Moment, Float[Array, " n"], Bool[Array, " n"], Float[Array, " n"]]:
-        """One imagined step each: rewards in points, who left the playfield, and how likely."""
+        """One imagined step each: rewards in points, which drives were lost, and how likely."""
         return jax.vmap(self._step)(moments, jnp.clip(actions, ACTIONS.low, ACTIONS.high))
 
     @eqx.filter_jit
@@ -126,8 +126,7 @@ def load_dream(
 
     Raises Failure, naming file and step, where files are missing or do not belong together.
     """
-    if observation not in OBSERVATIONS:
-        raise ValueError(f"observation {observation!r} is none of {OBSERVATIONS}")
+    require_known(observation)
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} is not above 0")
     if not (0 <= reset_share <= 1 and 0 <= on_policy_share <= 1):
@@ -160,6 +159,12 @@ def load_starts(run_dir: Path, rnn: MDNRNN, data_dir: Path | None) -> StartBank:
     return bank
 
 
+def require_known(observation: str) -> None:
+    """ValueError if an environment cannot show that."""
+    if observation not in OBSERVATIONS:
+        raise ValueError(f"observation {observation!r} is none of {OBSERVATIONS}")
+
+
 def observation_space(observation: str, rnn: MDNRNN) -> Space:
     """[z, h], unbounded as z is, or a frame."""
     if observation == "pixels":
@@ -170,8 +175,8 @@ def observation_space(observation: str, rnn: MDNRNN) -> Space:
 class DreamCarRacing(gymnasium.Env):
     """One dream. Keyword arguments are those of `load_dream`.
 
-    Reward and end are what M predicts; "end_probability" in the info is that of leaving the
-    playfield at this step. Seed s decides a dream as it does one of `DreamCarRacingVector`.
+    Reward and end are what M predicts; "end_probability" in the info is that of the drive being
+    lost at this step. Seed s decides a dream as it does one of `DreamCarRacingVector`.
     """
 
     metadata = METADATA
@@ -357,6 +362,7 @@ class RealCarRacing(gymnasium.Env):
         env: str = "fast",
         render_mode: str | None = None,
     ):
+        require_known(observation)
         self.vae, self.rnn = load_senses(Path(run_dir))
         self.environment = make_environment(env, render_mode)
         self.observation = observation

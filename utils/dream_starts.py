@@ -64,9 +64,10 @@ def _pick(key: PRNGKeyArray, group: DreamState, count: int) -> DreamState:
 
 
 @eqx.filter_jit
-def _moments_of(
+def moments_of(
     rnn: MDNRNN, z: Float[Array, "time latent"], actions: Array, rows: Int[Array, " moments"]
 ) -> DreamState:
+    """Where a driver stands at these rows of an episode: leaves (moments, ...)."""
     states = states_before(rnn, z, actions)
     return DreamState(z[rows], LSTMState(states.hidden[rows], states.cell[rows]))
 
@@ -75,6 +76,7 @@ def build_bank(entries: Sequence[Entry], rnn: MDNRNN, seed: int) -> StartBank:
     """Take moments from up to EPISODES episodes, half of them the agent's own where it drove.
 
     The newest of its drives are taken first: they are the ones nearest to the present agent.
+    Mirror images among the entries count like any other drive.
     """
     rng = np.random.default_rng([seed, len(entries)])
     own = [entry for entry in entries if entry.mode in AGENT_MODES]
@@ -107,7 +109,7 @@ def _sample_moments(
         np.pad(array[:steps], ((0, longest - steps), (0, 0)))
         for array in (episode.mu, episode.actions)
     )
-    return _moments_of(rnn, z, actions, rows)
+    return moments_of(rnn, z, actions, rows)
 
 
 def save_bank(path: Path, bank: StartBank, inputs: dict[str, str]) -> None:

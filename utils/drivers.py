@@ -100,6 +100,7 @@ class Style:
     steer_noise: float = 0.0  # standard deviation of correlated noise on steering
     pedal_noise: float = 0.0  # the same on gas and brake
     noise_rate: float = 0.1  # 1 / correlation time in steps; at 1 every step is independent
+    doze_chance: float = 0.0  # per step: the wheel is left as it is for a second or so
     knock_chance: float = 0.0  # per step: the wheel is taken away for a third of a second or more
     stamp_chance: float = 0.0  # per step: both pedals are held anyhow for about as long
     gas_limit: float = 0.87  # near 1 the rear wheels spin
@@ -110,7 +111,8 @@ def sample_style(mode: str, rng: np.random.Generator) -> Style:
 
     A driver that always does what fits teaches M that the road comes back by itself, whatever one
     does; and a search finds whatever M was never shown: trembling wheels, a brake held down. So
-    noise runs from slow to trembling, and the pedals are sometimes held anyhow.
+    noise runs from slow to trembling, the pedals are sometimes held anyhow, and the driver dozes
+    off: if every car turns where the road turns, M learns that roads straighten out by themselves.
     """
     rate = math.exp(rng.uniform(math.log(0.03), 0.0))
     # The car feels the mean over some steps: trembling may be strong, drifting may not.
@@ -128,8 +130,9 @@ def sample_style(mode: str, rng: np.random.Generator) -> Style:
         steer_noise=steer_noise,
         pedal_noise=rng.uniform(0.0, 0.3),
         noise_rate=rate,
-        # From nothing at all to one every three seconds: undisturbed driving is data too.
-        knock_chance=max(0.0, rng.uniform(-0.3, 1.0)) / 150,
+        doze_chance=rng.uniform(0.3, 1.0) / 100,
+        # From nothing at all to one every six seconds: undisturbed driving is data too.
+        knock_chance=max(0.0, rng.uniform(-0.3, 1.0)) / 300,
         stamp_chance=max(0.0, rng.uniform(-0.5, 1.0)) / 150,
         gas_limit=rng.uniform(0.4, 0.87),
     )
@@ -165,12 +168,14 @@ class ScriptedDriver:
         self.car = environment.unwrapped.car
         self.line = Centerline(environment.unwrapped.track)
         self.index: int | None = None
-        self.knock, self.stamp = Held(), Held()
+        self.doze, self.knock, self.stamp = Held(), Held(), Held()
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         """The action float32 (3) for the car's present place; the frame is not looked at."""
         action = self._follow_line()
         rng, style = self.rng, self.style
+        if self.doze.steps == 0 and rng.random() < style.doze_chance:
+            self.doze = Held([rng.normal(0, 0.15), rng.uniform(0, 0.8)], int(rng.integers(20, 70)))
         if self.knock.steps == 0 and rng.random() < style.knock_chance:
             steer = rng.choice((-1.0, 1.0)) * rng.uniform(0.3, 1.0)
             self.knock = Held([steer, rng.uniform(0, 0.8), 0.0], int(rng.integers(15, 40)))
@@ -179,6 +184,9 @@ class ScriptedDriver:
             pedals = rng.uniform(0, 1, 2) * (rng.random(2) < 0.7)
             pedals[1] = 1.0 if rng.random() < 0.5 else pedals[1]
             self.stamp = Held(pedals, int(rng.exponential(40)) + 5)
+        if self.doze.hold():
+            steer, gas = self.doze.value
+            action = np.array([steer, gas, 0.0] if gas > 0.3 else [steer, *action[1:]])
         if self.knock.hold():
             action = self.knock.value.copy()
         if self.stamp.hold():

@@ -5,10 +5,11 @@ import dataclasses
 import functools
 import importlib.metadata
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from utils.commandline import Failure
@@ -166,12 +167,27 @@ def group_drives(tasks: Sequence[Drive], workers: int) -> list[Group]:
     return [Group(tuple(task for task in row if task is not None)) for row in rows]
 
 
+Prepare = Callable[[Drive, gymnasium.Env], gymnasium.Env]
+
+
+def as_it_is(task: Drive, environment: gymnasium.Env) -> gymnasium.Env:
+    """The environment that a task drives in, with nothing around it."""
+    return environment
+
+
 def run_drives(group: Group) -> list[Outcome]:
     """Drive the episodes of a group and write the files that are asked for; outcomes in order."""
-    with_agent = group.drives[0].driver in AGENT_MODES
-    ended = (drive_together if with_agent else drive_alone)(group.drives)
-    outcomes = {task.track: conclude(task, episode) for task, episode in ended}
+    outcomes = {task.track: conclude(task, episode) for task, episode in drive_group(group)}
     return [outcomes[task.track] for task in group.drives]
+
+
+def drive_group(group: Group, prepare: Prepare = as_it_is) -> Iterator[tuple[Drive, Episode]]:
+    """Drive the episodes of a group; yields them as they end.
+
+    `prepare` may put a wrapper around a task's environment, to watch it or to disturb it.
+    """
+    with_agent = group.drives[0].driver in AGENT_MODES
+    return (drive_together if with_agent else drive_alone)(group.drives, prepare)
 
 
 def conclude(task: Drive, episode: Episode) -> Outcome:
@@ -190,22 +206,24 @@ def conclude(task: Drive, episode: Episode) -> Outcome:
 # A fresh environment for every episode: its bytes never depend on what was driven before.
 
 
-def drive_alone(tasks: Sequence[Drive]) -> Iterator[tuple[Drive, Episode]]:
+def drive_alone(tasks: Sequence[Drive], prepare: Prepare) -> Iterator[tuple[Drive, Episode]]:
     """Drive the tasks one after another."""
     for task in tasks:
-        environment = make_environment(task.environment)
+        environment = prepare(task, make_environment(task.environment))
         driver = make_driver(task)
         yield task, drive(environment, driver, task.track, task.max_steps, task.provenance)
         environment.close()
 
 
-def drive_together(tasks: Sequence[Drive]) -> Iterator[tuple[Drive, Episode]]:
+def drive_together(tasks: Sequence[Drive], prepare: Prepare) -> Iterator[tuple[Drive, Episode]]:
     """Drive the tasks of one agent side by side, each in its lane; yields them as they end."""
     from utils.agent import LANES
 
     cars = {lane_of(task): task for task in tasks}
     drivers = {lane: make_driver(task) for lane, task in cars.items()}
-    environments = {lane: make_environment(task.environment) for lane, task in cars.items()}
+    environments = {
+        lane: prepare(task, make_environment(task.environment)) for lane, task in cars.items()
+    }
     steps = {
         lane: rollout(environments[lane], task.track, task.max_steps, task.provenance)
         for lane, task in cars.items()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from models.dream import DreamState, open_loop
 from models.forecast import states_before
@@ -22,12 +22,14 @@ from models.vae import ConvVAE
 from utils.commandline import Failure
 from utils.environment import Episode
 from utils.figures import save_figure, save_image, tile_images, to_uint8
-from utils.files import replacing
+from utils.files import replacing, write_atomically
 
 FRAMES_PER_SECOND = 50  # the environment's own
 SCALE = 4  # a 64-pixel frame is shown 256 pixels wide
 TITLES = ("Real", "Reconstruction", "Dream, one step", "Dream, open loop")
 GRID_COLUMNS = 8
+GIF_TITLES = ("Real", "Reconstruction", "Dream")
+GIF_SCALE, GIF_EVERY = 3, 3  # of 64 pixels; one frame in so many is shown, 17 a second
 
 
 class Replay(NamedTuple):
@@ -46,7 +48,8 @@ class Replay(NamedTuple):
 
 
 @eqx.filter_jit
-def _encode(vae: ConvVAE, frames: UInt8[Array, "n 64 64 3"]) -> Float[Array, "n latent"]:
+def encode(vae: ConvVAE, frames: UInt8[Array, "n 64 64 3"]) -> Float[Array, "n latent"]:
+    """What the agent sees in each frame: mu."""
     return jax.lax.map(lambda frame: vae.encode(frame)[0], frames, batch_size=64)
 
 
@@ -58,7 +61,7 @@ def _decode(vae: ConvVAE, z: Float[Array, "n latent"]) -> Float[Array, "n 64 64 
 def replay(vae: ConvVAE, rnn: MDNRNN, episode: Episode, start: int, seed: int = 0) -> Replay:
     """Run the model along a real episode; the open-loop dream begins at frame `start`."""
     start = min(start, len(episode.actions) - 1)
-    mu = _encode(vae, jnp.asarray(episode.frames))
+    mu = encode(vae, jnp.asarray(episode.frames))
     z, actions = mu[:-1], jnp.asarray(episode.actions)
     states = states_before(rnn, z, actions)
     along = rnn.unroll(rnn.initial_state(), z, actions)
@@ -117,6 +120,48 @@ def write_film(path: Path, episode: Episode, replay: Replay) -> None:
                 ffmpeg.stdin.write(image.tobytes())
         if ffmpeg.returncode != 0:
             raise Failure(f"cannot write {path}: ffmpeg ended with {ffmpeg.returncode}")
+
+
+def write_gif(path: Path, episode: Episode, replay: Replay, seconds: float) -> None:
+    """The first `seconds` of the dream beside what was real and seen, as GIF at true speed.
+
+    The dream knows the first frame, the memory that the agent had there, and what it then did.
+    """
+    first = replay.start + 1
+    last = min(len(episode.actions), replay.start + round(seconds * FRAMES_PER_SECOND))
+    pictures = [
+        gif_picture(
+            [episode.frames[t], replay.seen[t], replay.dreamed[t - first]],
+            f"{(t - replay.start) / FRAMES_PER_SECOND:.1f} s",
+        )
+        for t in range(first, last + 1, GIF_EVERY)
+    ]
+    # One palette for all, undithered: what stays the same from picture to picture costs nothing.
+    sample = Image.new("RGB", (pictures[0].width, 8 * pictures[0].height))
+    for row, index in enumerate(np.linspace(0, len(pictures) - 1, 8).astype(int)):
+        sample.paste(pictures[index], (0, row * pictures[0].height))
+    palette = sample.quantize(128, dither=Image.Dither.NONE)
+    pages = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in pictures]
+    pause = 1000 * GIF_EVERY // FRAMES_PER_SECOND  # ms
+    write_atomically(
+        path,
+        lambda file: pages[0].save(
+            file, "GIF", save_all=True, append_images=pages[1:], duration=pause, loop=0
+        ),
+    )
+
+
+def gif_picture(panels: list[np.ndarray], note: str) -> Image.Image:
+    """The three panels, each uint8 (64, 64, 3), with their captions above them."""
+    size, header = 64 * GIF_SCALE, 22
+    image = Image.new("RGB", (size * len(panels), size + header))
+    row = Image.fromarray(np.concatenate(panels, axis=1))
+    image.paste(row.resize((image.width, size), Image.Resampling.NEAREST), (0, header))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(14)
+    for column, title in enumerate(GIF_TITLES):
+        draw.text((column * size + 6, 2), title, fill="white", font=font)
+    draw.text((image.width - 6, 2), note, fill="white", font=font, anchor="ra")
+    return image
 
 
 def write_grid(path: Path, episode: Episode, replay: Replay) -> None:

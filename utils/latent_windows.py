@@ -16,9 +16,11 @@ import numpy as np
 
 from models.rnn import STEP_REWARD, Window
 from utils.episodes import Entry, latent_arrays
+from utils.mirror import mirror_actions
 from utils.reading import THREADS
 
-PATIENCE = 75  # steps: 1.5 s, in which a slow car passes ten tiles
+WHOLE_LAP = 930.0  # points of 1000: as if up to 20 tiles were missed
+PATIENCE = 30  # steps: 0.6 s, in which a slow car passes four tiles
 
 
 class LatentEpisode(NamedTuple):
@@ -39,33 +41,48 @@ class Batch(NamedTuple):
 
 
 def read_latents(entry: Entry, latent: int, smoothing: int) -> LatentEpisode:
-    """Read a latent file. Raises DamagedFile."""
+    """Read a latent file, or the mirror image that it has, too. Raises DamagedFile.
+
+    What comes after a whole lap is left out: see `lap_steps`.
+    """
     arrays = entry.read(latent_arrays(latent))
+    steps = lap_steps(arrays["rewards"])
+    side = "mirrored_" if entry.mirrored else ""
+    actions, rewards = arrays["actions"][:steps], arrays["rewards"][:steps]
+    left = (arrays["terminated"] & ~arrays["lap_finished"])[:steps]
     return LatentEpisode(
-        mu=arrays["mu"],
-        logvar=arrays["logvar"],
-        actions=arrays["actions"],
+        mu=arrays[f"{side}mu"][: steps + 1],
+        logvar=arrays[f"{side}logvar"][: steps + 1],
+        actions=mirror_actions(actions) if entry.mirrored else actions,
         # The −100 of leaving the playfield belongs to the end head.
-        rewards=smooth_rewards(np.maximum(arrays["rewards"], STEP_REWARD), smoothing),
-        failed=failures(arrays["rewards"], arrays["terminated"] & ~arrays["lap_finished"]),
+        rewards=smooth_rewards(np.maximum(rewards, STEP_REWARD), smoothing),
+        failed=failures(rewards, left),
     )
 
 
+def lap_steps(rewards: np.ndarray) -> int:
+    """Steps until the last new tile of a lap that is (nearly) whole; all steps if it is not.
+
+    A car that missed a tile drives on after its lap, over tiles that give nothing any more: to M,
+    which cannot know that, good driving would look like a car that is lost.
+    """
+    tiles = np.maximum(rewards, STEP_REWARD).astype(np.float64) - STEP_REWARD
+    if tiles.sum() < WHOLE_LAP:
+        return len(rewards)
+    return int(np.flatnonzero(tiles > 0)[-1]) + 1
+
+
 def failures(rewards: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Where a drive is lost, bool (T): it left the playfield, or PATIENCE steps bring no new tile.
+    """Where a drive is lost, bool (T): no new tile for PATIENCE steps, or off the playfield.
 
     A crash costs the rest of a lap, which a dream of some seconds does not show; and M hardly
-    ever sees a car leave the playfield. So standing in the grass is failing as well, from the
-    last tile on: what M is asked for is hindsight, of which it can learn the chances.
+    ever sees a car leave the playfield. So being off the road for a while is failing as well. It
+    is a thing of the past, which M can know: asked for what comes, it learns by heart who crashed
+    where (docs/experiments.md, section 10).
     """
-    steps = len(rewards)
-    tiles = np.flatnonzero(rewards > 0)
-    following = np.append(tiles, steps + PATIENCE)[np.searchsorted(tiles, np.arange(steps))]
-    lost = following - np.arange(steps) > PATIENCE
-    last = tiles[-1] + 1 if len(tiles) else 0
-    if steps - last < PATIENCE:  # the drive ended before anyone could tell
-        lost[last:] = False
-    return lost | left
+    rows = np.arange(len(rewards))
+    last = np.maximum.accumulate(np.where(rewards > 0, rows, -1))
+    return (rows - last >= PATIENCE) | left
 
 
 def smooth_rewards(rewards: np.ndarray, width: int) -> np.ndarray:

@@ -45,8 +45,8 @@ export class Compare {
     });
   }
 
-  /** Show an episode; the dream begins at row `from` of it. */
-  async open(index, from = DEFAULT_MOMENT, seed = this.dream.seed) {
+  /** Show an episode; the dream begins at row `from` of it, and is at once `step` steps on. */
+  async open(index, from = DEFAULT_MOMENT, seed = this.dream.seed, step = 0) {
     this.pause();
     const { manifest, tensors } = this.world;
     const { steps, sheet } = manifest.episodes[index];
@@ -57,7 +57,13 @@ export class Compare {
     byId("episode").value = String(index);
     byId("from").max = Math.max(steps - LEAST, 0);
     this.sheets[index] ??= await Sheet.load(sheet, manifest.columns);
+    if (index !== this.index) return; // another was chosen meanwhile
+    const isWanted = this.clock.running; // play was pressed meanwhile
     await this.begin(Math.min(from, steps - LEAST), seed);
+    const { version } = this.dream;
+    const isSame = () => index === this.index && version === this.dream.version;
+    while (this.dream.now < Math.min(step, steps - this.from) && isSame()) await this.advance();
+    if (isWanted) this.play();
   }
 
   /** Go back to a moment of the episode and dream anew from it. */
@@ -85,6 +91,7 @@ export class Compare {
   }
 
   async advance() {
+    if (!this.sheets[this.index]) return; // still loading
     if (this.row >= this.actions.length) {
       this.pause("The recorded episode ends here.");
       return;
@@ -155,8 +162,8 @@ export class Compare {
   // What every view has
 
   address() {
-    const { seed, temperature } = this.dream;
-    return { view: "compare", episode: this.index, from: this.from, seed, temperature };
+    const { seed, temperature, now: step } = this.dream;
+    return { view: "compare", episode: this.index, from: this.from, step, seed, temperature };
   }
 
   async restore(fields) {
@@ -165,7 +172,8 @@ export class Compare {
     const { steps } = episodes[index];
     const seed = Math.floor(numberOf(fields.get("seed"), 0, 2 ** 32 - 1, this.world.newSeed()));
     this.setTemperature(numberOf(fields.get("temperature"), 0.1, 3, 1));
-    await this.open(index, numberOf(fields.get("from"), 0, steps - LEAST, DEFAULT_MOMENT), seed);
+    const from = numberOf(fields.get("from"), 0, steps - LEAST, DEFAULT_MOMENT);
+    await this.open(index, from, seed, numberOf(fields.get("step"), 0, steps, 0));
   }
 
   keydown(event) {

@@ -20,7 +20,6 @@ export class Controls {
     this.held = new Map(); // what holds which control: a key's code or a pad
     this.action = [0, 0, 0];
     for (const pad of pads) this.listen(pad);
-    window.addEventListener("blur", () => this.held.clear());
   }
 
   /** @param {HTMLElement} pad */
@@ -44,6 +43,11 @@ export class Controls {
   hold(source, control) {
     this.held.set(source, control);
     this.onTaken();
+  }
+
+  /** Nothing is held any more. */
+  release() {
+    this.held.clear();
   }
 
   /** A key went down; true if it drives. */

@@ -44,6 +44,7 @@ export class Drive {
     rewind.addEventListener("click", (event) => {
       if (event.detail === 0) this.seek(this.dream.now - STEPS_PER_SECOND / 2);
     });
+    window.addEventListener("blur", () => this.letGo());
     byId("time").addEventListener("input", () => this.seek(Number(byId("time").value)));
     byId("temperature").addEventListener("input", () => {
       this.setTemperature(Number(byId("temperature").value));
@@ -85,6 +86,12 @@ export class Drive {
   keyup(event) {
     this.controls.keyup(event);
     if (event.code === "KeyR") this.rewind(false);
+  }
+
+  /** As if every key and pad were let go of. */
+  letGo() {
+    this.controls.release();
+    this.rewind(false);
   }
 
   // Time
@@ -268,6 +275,7 @@ export class Drive {
   }
 
   suspend() {
+    this.letGo(); // whoever lets go of a key now tells another view
     this.wasRunning = this.clock.running;
     this.clock.stop();
   }
