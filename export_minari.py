@@ -88,7 +88,7 @@ def main(settings: Settings) -> None:
     minari = import_minari()
     from minari.storage.datasets_root_dir import get_dataset_path
 
-    root = (settings.datasets_dir or get_dataset_path()).resolve()
+    root = (settings.datasets_dir or get_dataset_path()).absolute()
     try:
         minari.dataset.minari_dataset.parse_dataset_id(settings.dataset)
     except ValueError as error:

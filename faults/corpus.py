@@ -252,6 +252,17 @@ def with_leaves(change: Callable[[bytes], bytes]) -> Damage:
     return damage
 
 
+def with_leaf(change: Callable[[np.ndarray], Any]) -> Damage:
+    """Another first array among the leaves, whose checksum is right."""
+
+    def changed(leaves: bytes) -> bytes:
+        stream, made = io.BytesIO(leaves), io.BytesIO()
+        np.save(made, change(np.load(stream)))
+        return made.getvalue() + stream.read()
+
+    return with_leaves(changed)
+
+
 def write_checkpoint(path: Path, fields: dict[str, Any], leaves: bytes) -> None:
     """A checkpoint with the checksums that one who means harm would compute."""
     fields = {k: v for k, v in fields.items() if k != "header_sha256"}
@@ -273,6 +284,10 @@ CHECKPOINT_DAMAGE: dict[str, Damage] = {
     "inputs that are no object": with_header(inputs=[]),
     "pickled leaves": with_leaves(lambda _: pickled_array(Path("unpickled"))),
     "a leaf too many": with_leaves(lambda leaves: leaves + leaves[:200]),
+    "NaN in a leaf": with_leaf(with_nan),
+    "infinity in a leaf": with_leaf(lambda leaf: np.full_like(leaf, np.inf)),
+    "another shape of a leaf": with_leaf(lambda leaf: leaf.reshape(-1)[:-1]),
+    "another dtype of a leaf": with_leaf(lambda leaf: leaf.astype("f8")),
     "leaves cut off": with_leaves(lambda leaves: leaves[: len(leaves) // 2]),
 }
 

@@ -2,23 +2,18 @@
 
 import contextlib
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
 from faults import corpus
 from faults.corpus import CHECKPOINT_DAMAGE, npz_damage
-from faults.stages import assert_same, files_in, finish, prepare, reference, scratch
+from faults.references import assert_same, files_in, prepare, reference, scratch
+from faults.stages import TRAININGS, finish
 from faults.trials import Suite, Trial
 from models.vae import LATENT
 from utils.checkpoints import load_vae
-from utils.commandline import Failure
 from utils.episodes import EPISODE_ARRAYS, scan, scan_latents
 from utils.files import LOCK_NAME, TIMES_NAME, sha256_of
 
@@ -31,16 +26,10 @@ READERS = {
     "run/rnn.eqx": ("dream", "drive"),
     "run/controller.eqx": ("drive",),
 }
-TRAININGS = {"see": "vae", "predict": "rnn", "dream": "controller"}
 
 
 def trials(suite: Suite) -> Iterator[Trial]:
-    """Loaders alone, by the thousand; then whole stages."""
-    for kind in ("episode", "latent", "checkpoint"):
-        yield Trial("damage: corpus", "loader", kind, read_corpus, (kind,))
-        yield Trial("damage: truncation", "loader", kind, read_truncated, (kind,))
-        yield Trial("damage: bit flips", "loader", kind, read_flipped, (kind,))
-        yield Trial("damage: hypothesis", "loader", kind, read_mutated, (kind,))
+    """Each damaged file against each stage that reads it."""
     for stage, folder, big in (
         ("collect", "rollouts", "frames"),
         ("see", "rollouts", "frames"),
@@ -65,166 +54,6 @@ def trials(suite: Suite) -> Iterator[Trial]:
             for file in (f"run/{model}.eqx", f"run/{model}.training.eqx"):
                 how = (stage, file, name)
                 yield Trial("damage: checkpoints", stage, f"{file}: {name}", checkpoint, how)
-
-
-# --- loaders --------------------------------------------------------------------------------------
-
-FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "subprocess.Popen", "os.posix_spawn")
-_alarms: list[str] | None = None
-
-
-def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if _alarms is not None and event.startswith((*FORBIDDEN, "socket.", "import")):
-        name = str(arguments[0]) if arguments else ""
-        if event != "import" or name.split(".")[0] not in sys.modules:
-            _alarms.append(f"{event} {name}")
-
-
-sys.addaudithook(_hook)
-
-
-class Hang(BaseException):
-    """Nothing that a loader could mistake for damage."""
-
-
-@contextlib.contextmanager
-def in_time() -> Iterator[None]:
-    """Hang unless it is done in SECONDS."""
-
-    def ring(number: int, frame: Any) -> None:
-        raise Hang(f"hangs for {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        yield
-    except Hang as hang:
-        raise AssertionError(str(hang)) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextlib.contextmanager
-def guarded() -> Iterator[None]:
-    """No foreign import, no unpickling, no other program."""
-    global _alarms
-    _alarms = []
-    try:
-        yield
-        assert not _alarms, f"while reading: {_alarms}"
-    finally:
-        _alarms = None
-
-
-def read_damaged(path: Path, kind: str, sound: Any) -> bool:
-    """Read; whether it was refused with one line that names the file. Else it must be `sound`."""
-    with in_time(), guarded():
-        try:
-            found = corpus.read(path, kind)
-        except Failure as failure:
-            said = str(failure)
-            assert str(path) in said and "\n" not in said and len(said) < 1000, said
-            return True
-    assert same(found, sound), "damage was read as if it were sound"
-    return False
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two results of a loader are equal, to the last bit."""
-    return repr_of(one) == repr_of(other)
-
-
-def repr_of(value: Any) -> Any:
-    """A value that compares by its contents."""
-    if hasattr(value, "dtype"):
-        return str(value.dtype), value.shape, np.asarray(value).tobytes()
-    if isinstance(value, dict):
-        return {key: repr_of(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [repr_of(item) for item in value]
-    return repr_of(vars(value)) if hasattr(value, "__dict__") else value
-
-
-@contextlib.contextmanager
-def sound_file(suite: Suite, kind: str) -> Iterator[tuple[Path, Any, bytes]]:
-    """A path, what is read from it when it is sound, and its bytes."""
-    with scratch(suite) as folder:
-        path = folder / "7.npz"
-        corpus.write_sound(path, kind)
-        yield path, corpus.read(path, kind), path.read_bytes()
-
-
-def read_corpus(suite: Suite, rng: np.random.Generator, kind: str) -> dict[str, Any]:
-    """Every case must be refused."""
-    cases = list(corpus.checkpoint_cases() if kind == "checkpoint" else corpus.npz_cases(kind))
-    with sound_file(suite, kind) as (path, sound, data):
-        os.chdir(path.parent)
-        for name, damage in cases:
-            path.write_bytes(data)
-            damage(path, rng)
-            assert read_damaged(path, kind, sound), f"{name} was not refused"
-            assert not list(path.parent.glob("unpickled*")), f"{name} was unpickled"
-            path.rmdir() if path.is_dir() else path.unlink()
-        os.chdir("/")
-    return {"trials": len(cases)}
-
-
-def read_truncated(suite: Suite, rng: np.random.Generator, kind: str) -> dict[str, Any]:
-    """Every length, or a thousand of them, must be refused."""
-    with sound_file(suite, kind) as (path, sound, data):
-        lengths = sorted({int(x) for x in np.linspace(0, len(data) - 1, 1000)})
-        for length in lengths:
-            path.write_bytes(data[:length])
-            assert read_damaged(path, kind, sound), f"cut to {length} bytes and not refused"
-    return {"trials": len(lengths)}
-
-
-def read_flipped(suite: Suite, rng: np.random.Generator, kind: str) -> dict[str, Any]:
-    """A bit in every region: every byte, or four thousand of them."""
-    with sound_file(suite, kind) as (path, sound, data):
-        positions = sorted({int(x) for x in np.linspace(0, len(data) - 1, 4000)})
-        refused = 0
-        for position in positions:
-            changed = bytearray(data)
-            changed[position] ^= 1 << int(rng.integers(8))
-            path.write_bytes(changed)
-            refused += read_damaged(path, kind, sound)
-    return {"trials": len(positions), "refused": refused, "harmless": len(positions) - refused}
-
-
-def read_mutated(suite: Suite, rng: np.random.Generator, kind: str) -> dict[str, Any]:
-    """Cuts, repeats and overwrites anywhere, as hypothesis finds them."""
-    pieces = st.tuples(
-        st.integers(0, 10**6), st.integers(0, 64), st.binary(max_size=40), st.integers(0, 3)
-    )
-    with sound_file(suite, kind) as (path, sound, data):
-        count = 0
-
-        @seed(suite.seed)
-        @settings(
-            max_examples=1500,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(st.lists(pieces, min_size=1, max_size=6))
-        def attempt(edits: list[tuple[int, int, bytes, int]]) -> None:
-            nonlocal count
-            changed = bytearray(data)
-            for position, length, new, repeats in edits:
-                start = position % (len(changed) + 1)
-                changed[start : start + length] = new * repeats
-            path.write_bytes(changed)
-            read_damaged(path, kind, sound)
-            count += 1
-
-        attempt()
-    return {"trials": count}
-
-
-# --- stages ---------------------------------------------------------------------------------------
 
 
 def one_file(

@@ -41,7 +41,8 @@ def trials(suite: Any) -> Iterator[Any]:
 def fuzz(suite: Any, rng: np.random.Generator, target: str) -> dict[str, Any]:
     """Run the fuzzer in a process of its own."""
     from faults import corpus
-    from faults.stages import ROOT, scratch
+    from faults.references import scratch
+    from faults.stages import ROOT
     from faults.trials import NotTried
 
     try:
@@ -112,7 +113,9 @@ def main() -> None:
         include=["utils.episodes", "utils.checkpoints", "zipfile", "numpy.lib", "json"]
     ):
         pass
-    from faults import corpus, damage
+    from faults import corpus
+    from faults.guard import guarded
+    from utils.commandline import Failure
 
     target, arguments = sys.argv[1], [sys.argv[0], *sys.argv[2:]]
     kind = target.split()[0]
@@ -146,9 +149,9 @@ def main() -> None:
     def attempt(data: bytes) -> None:
         path.write_bytes(build(data) if "inside" in target else data)
         try:
-            with damage.guarded():
+            with guarded():
                 found = corpus.read(path, kind)
-        except damage.Failure as failure:
+        except Failure as failure:
             assert str(path) in str(failure) and "\n" not in str(failure)
             return
         # Other numbers than ours, perhaps, where the checksums are right; but of the right kind.

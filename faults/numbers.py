@@ -1,27 +1,33 @@
 """NaN and infinity in losses, gradients and fitness: the last good state survives."""
 
+import contextlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from faults import inject
-from faults.resources import SAVE_NEVER
-from faults.stages import assert_same, files_in, finish, reference, workspace
+from faults.inject import Inject
+from faults.references import assert_same, files_in, reference, workspace
+from faults.stages import SAVE_NEVER, finish
 from faults.trials import Suite, Trial
 from utils.checkpoints import load_controller, read_header
 from utils.files import read_metrics
 
-TRAININGS = {"see": "vae", "predict": "rnn"}
+MODELS = {"see": "vae", "predict": "rnn"}
 AT = 3  # the step or generation that goes wrong
 VALUES = {"NaN": math.nan, "infinity": math.inf, "minus infinity": -math.inf}
 
 
 def trials(suite: Suite) -> Iterator[Trial]:
     """Every wrong number in every place."""
-    for stage in TRAININGS:
+    for stage in MODELS:
         for name, value in VALUES.items():
             for what in ("loss", "gradient"):
                 for saved in (True, False):
@@ -39,9 +45,9 @@ def training(
     suite: Suite, rng: np.random.Generator, stage: str, what: str, value: float, saved: bool
 ) -> None:
     """The training stops, says what to try, and goes on from its last good state when rerun."""
-    model = TRAININGS[stage]
+    model = MODELS[stage]
     with workspace(suite, stage) as folder:
-        bad = inject.bad_loss if what == "loss" else inject.bad_gradient
+        bad = bad_loss if what == "loss" else bad_gradient
         flags = () if saved else SAVE_NEVER[stage]
         ended = finish(stage, folder, *flags, inject=bad(value, AT))
         state = folder / "run" / f"{model}.training.eqx"
@@ -58,7 +64,7 @@ def training(
 def fitness(suite: Suite, rng: np.random.Generator, value: float, candidates: int) -> None:
     """With no return at all the search stops; with some it goes on and never prefers a bad one."""
     with workspace(suite, "dream") as folder:
-        ended = finish("dream", folder, inject=inject.bad_fitness(value, candidates, AT))
+        ended = finish("dream", folder, inject=bad_fitness(value, candidates, AT))
         if candidates == 4:
             kept = "the last good state is kept in run/controller.training.eqx"
             ended.failed(f"no dream of generation {AT} has a return", kept, "Try")
@@ -80,7 +86,107 @@ def judged(suite: Suite, rng: np.random.Generator, value: float) -> None:
     """A mean without a score is not chosen: of two saved ones the other is."""
     flags = ("--no-real-validation", "--validate-every", "2")
     with workspace(suite, "dream") as folder:
-        finish("dream", folder, *flags, inject=inject.bad_judge(value)).succeeded()
+        finish("dream", folder, *flags, inject=bad_judge(value)).succeeded()
         _, chosen = load_controller(folder / "run" / "controller.eqx")
         _, good = load_controller(folder / "run" / "snapshots" / "000002.eqx")
         assert eqx.tree_equal(chosen, good)
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def bad_loss(value: float, at: int) -> Inject:
+    """The loss of gradient step `at` is multiplied by NaN or infinity."""
+
+    def inject(script: Any) -> None:
+        name = "vae_loss" if hasattr(script, "vae_loss") else "rnn_loss"
+        loss = getattr(script, name)
+
+        def poisoned(*arguments: Any) -> Any:
+            result = loss(*arguments)
+            if name == "vae_loss":
+                return result._replace(total=result.total * value)
+            return result[0]._replace(total=result[0].total * value), result[1]
+
+        _use_once(script, at, lambda: mock.patch.object(script, name, poisoned))
+
+    return inject
+
+
+def bad_gradient(value: float, at: int) -> Inject:
+    """One entry of the gradient of step `at` is NaN or infinite."""
+
+    def poison(gradients: Any) -> Any:
+        leaves, tree = jax.tree.flatten(gradients)
+        leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].set(value)
+        return jax.tree.unflatten(tree, leaves)
+
+    def inject(script: Any) -> None:
+        _use_once(
+            script,
+            at,
+            contextlib.nullcontext,
+            lambda optimiser: optax.GradientTransformation(
+                optimiser.init, lambda g, s, p=None: optimiser.update(poison(g), s, p)
+            ),
+        )
+
+    return inject
+
+
+def _use_once(
+    script: Any,
+    at: int,
+    context: Callable[[], Any],
+    change: Callable[[Any], Any] = lambda optimiser: optimiser,
+) -> None:
+    """Gradient step `at` is one that was made with another optimiser or inside a context."""
+    make_step = script.make_step
+
+    def make(settings: Any, optimiser: Any) -> Any:
+        good, bad = (make_step(settings, o) for o in (optimiser, change(optimiser)))
+        count = itertools.count(1)
+
+        def step(*arguments: Any) -> Any:
+            if next(count) != at:
+                return good(*arguments)
+            with context():
+                return bad(*arguments)
+
+        return step
+
+    script.make_step = make
+
+
+def bad_fitness(value: float, candidates: int, at: int) -> Inject:
+    """Dreams of the first `candidates` of generation `at` return NaN or infinity."""
+
+    def inject(script: Any) -> None:
+        evolve, returns = script.evolve, script.dream_returns
+        poisoned_evolve, count = eqx.filter_jit(evolve.__wrapped__), itertools.count(1)
+        script.generations_of_a_call = lambda *_: 1
+
+        def poisoned_returns(*arguments: Any) -> Any:
+            found = returns(*arguments)
+            bad = (jnp.arange(found.shape[0]) < candidates)[:, None]
+            return jnp.where(bad, jnp.float32(value), found)
+
+        def choose(*arguments: Any) -> Any:
+            if next(count) != at:
+                return evolve(*arguments)
+            with mock.patch.object(script, "dream_returns", poisoned_returns):
+                return poisoned_evolve(*arguments)
+
+        script.evolve = choose
+
+    return inject
+
+
+def bad_judge(value: float) -> Inject:
+    """The fixed dreams of the last mean return no number."""
+
+    def inject(script: Any) -> None:
+        judge, count = script.judge, itertools.count(1)
+        script.judge = lambda *a: judge(*a) if next(count) == 1 else np.float32(value)
+
+    return inject

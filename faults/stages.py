@@ -6,16 +6,13 @@ progress bar through a pipe: that is how a trial knows that it was at work when 
 
 import contextlib
 import functools
-import hashlib
 import importlib
-import json
 import os
-import shutil
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +22,14 @@ import jax.numpy
 import numpy as np
 import tqdm
 
-from faults.trials import FORK, NotTried, Suite
+from faults.trials import FORK, NotTried
 from utils import commandline
-from utils.files import LOCK_NAME, TIMES_NAME
 
 ROOT = Path(__file__).parents[1]
 # A script that does nothing for so long hangs, and so does one that works for so long: seconds of
 # the clock, and of the processor, since other work may keep a script waiting. A stage takes some 5.
 IDLE, BUSY = 120.0, 300.0
+LOOK_SECONDS = 0.1  # between searches for the processes of a script
 SCRIPTS = {
     "collect": "collect_data",
     "see": "run_vae_training",
@@ -41,6 +38,10 @@ SCRIPTS = {
     "dream": "train_dream",
     "drive": "test_agent",
     "round": "iterate",
+    "report": "report",
+    "ship": "ship_agent",
+    "page": "export_dream",
+    "minari": "export_minari",
 }
 FLAGS = {
     "collect": "--mode recovery --episodes 3 --max-steps 30 --workers 1",
@@ -53,6 +54,13 @@ FLAGS = {
     "drive": "--episodes 2 --workers 1",
     "round": "--rounds 1 --on-policy-episodes 1 --iterative-episodes 1 --score-tracks 1 "
     "--workers 1",
+}
+TRAININGS = {"see": "vae", "predict": "rnn", "dream": "controller"}  # what they make
+# Never a state saved but by the signal that stops the training.
+SAVE_NEVER = {
+    "see": ("--save-seconds", "1e9"),
+    "predict": ("--save-seconds", "1e9"),
+    "dream": ("--save-every", "1000"),
 }
 SIX = tuple(stage for stage in FLAGS if stage != "round")
 # A Sim2Real2Sim round on top of a finished run, by hand.
@@ -83,7 +91,6 @@ TINY = {
     "test_agent": {"MAX_STEPS": 30},
     "utils.dream_starts": {"MOMENTS": 4},
 }
-Files = dict[str, str]  # sha256 of every file of a folder, by its path in there
 
 
 def import_scripts() -> None:
@@ -157,6 +164,8 @@ class Running:
         assert self.process.pid is not None
         self.group, self._progress = self.process.pid, b""
         self._worked = 0.0, time.monotonic()  # processor time, and when it was last seen to grow
+        self._members: list[Path] = []  # its processes, looked for
+        self._looked = 0.0  # at this time
 
     def progress(self) -> bytes:
         """`M` once main is entered, then a dot for each update of its bar."""
@@ -180,8 +189,11 @@ class Running:
             time.sleep(0.002)
 
     def cpu_seconds(self) -> float:
-        """Processor time of the whole group so far."""
-        return sum(row["cpu"] for row in processes_of(self.group))
+        """Processor time of the whole group so far: asked for often, so without a search."""
+        if time.monotonic() > self._looked + LOOK_SECONDS:
+            self._members = [Path(row["path"]) for row in processes_of(self.group)]
+            self._looked = time.monotonic()
+        return sum(row["cpu"] for row in map(status_of, self._members) if row)
 
     def signal(self, number: int, whole_group: bool = True) -> None:
         """Send a signal to the group, or to its leader alone."""
@@ -226,15 +238,19 @@ class Running:
 
 def processes_of(group: int) -> list[dict[str, Any]]:
     """The living processes of a group, with the processor time that each has had."""
-    rows, tick = [], os.sysconf("SC_CLK_TCK")
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, rest = path.read_text().rsplit(")", 1)
-            fields = rest.split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                times = [int(field) for field in fields[11:15]]
-                rows.append({"process": name + ")", "cpu": sum(times) / tick})
-    return rows
+    rows = map(status_of, Path("/proc").glob("[0-9]*/stat"))
+    return [row for row in rows if row and row["group"] == group]
+
+
+def status_of(path: Path) -> dict[str, Any] | None:
+    """A living process as /proc/<pid>/stat has it."""
+    with contextlib.suppress(OSError):
+        name, rest = path.read_text().rsplit(")", 1)
+        fields = rest.split()
+        cpu = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        if fields[0] != "Z":
+            return {"process": name + ")", "group": int(fields[2]), "cpu": cpu, "path": str(path)}
+    return None
 
 
 def _child(
@@ -268,7 +284,8 @@ def _child(
 
     tqdm.tqdm.update = beat
     sys.argv = [f"{SCRIPTS[stage]}.py", *arguments]
-    settings = commandline.parse(script.Settings, script.__doc__, script.PRESETS)
+    presets = getattr(script, "PRESETS", {})
+    settings = commandline.parse(script.Settings, script.__doc__, presets)
     if inject is not None:
         inject(script)
     os.write(pipe, b"M")
@@ -292,141 +309,3 @@ def start(
 def finish(stage: str, folder: Path, *flags: str, **how: Any) -> Ended:
     """Run a stage to its end, whatever that is."""
     return start(stage, folder, *flags, **how).wait()
-
-
-def files_in(folder: Path) -> Files:
-    """What is in a folder, but for locks and times."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (LOCK_NAME, TIMES_NAME)
-    }
-
-
-def assert_same(found: Files, expected: Files) -> None:
-    """Assert that two folders hold the same files with the same bytes."""
-    missing, more = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    changed = [name for name in expected if name in found and found[name] != expected[name]]
-    assert not (missing or more or changed), f"missing {missing}, left {more}, changed {changed}"
-
-
-@contextlib.contextmanager
-def scratch(suite: Suite) -> Iterator[Path]:
-    """An empty folder for a trial, removed after it."""
-    folder = suite.scratch / uuid.uuid4().hex / "here"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder.parent, ignore_errors=True)
-
-
-# --- the uninterrupted runs that all others are compared with -------------------------------------
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A stage's uninterrupted run."""
-
-    before: Files
-    after: Files
-    sizes: dict[str, int]  # bytes of the files that it made
-    renames: int = 0  # by the script itself
-    worker_renames: int = 0
-    writes: tuple[str, ...] = ()  # the files that the script itself opened to fill, in order
-    cpu: float = 0.0  # seconds, with its workers'
-    seconds: float = 0.0
-
-
-def reference(suite: Suite, stage: str, chain: str = "run") -> Reference:
-    """The uninterrupted run of a stage."""
-    return Reference(**json.loads((suite.work / chain / "references.json").read_text())[stage])
-
-
-def referenced(suite: Suite) -> list[str]:
-    """The stages that there are uninterrupted runs of: all six, but for the quick share."""
-    return list(json.loads((suite.work / "run" / "references.json").read_text()))
-
-
-def prepare(suite: Suite, folder: Path, files: Files, chain: str = "run") -> None:
-    """Put files of a chain of references into a folder."""
-    for name, sha256 in files.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(suite.work / chain / "store" / sha256, target)
-
-
-@contextlib.contextmanager
-def workspace(suite: Suite, stage: str, chain: str = "run") -> Iterator[Path]:
-    """A folder with what was there before the stage ran."""
-    with scratch(suite) as folder:
-        prepare(suite, folder, reference(suite, stage, chain).before, chain)
-        yield folder
-
-
-def make_references(
-    suite: Suite, rng: np.random.Generator, chain: str, stages: tuple[str, ...]
-) -> None:
-    """Run a chain of stages uninterrupted and keep every file that they made, by its sha256.
-
-    "run" is all six stages; "other" the same with another seed; "round" a Sim2Real2Sim round on
-    top of "run", "iterate" one by iterate.py; "absent" the stages of "run" that learn, each with
-    one of its files removed.
-    What all is compared with must be reproducible itself: a stage that will be killed is run
-    twice, and the second run, with all compiled, says how long it takes.
-    """
-    store = suite.work / chain / "store"
-    shutil.rmtree(store.parent, ignore_errors=True)
-    store.mkdir(parents=True)
-    references: dict[str, dict[str, Any]] = {}
-    with scratch(suite) as folder:
-        extra = ("--seed", "1") if chain == "other" else ()
-        if chain in ("round", "iterate"):
-            prepare(suite, folder, reference(suite, "drive").after)
-        elif chain in ("run", "other"):
-            mode = ("--mode", "random", "--episodes", "2")
-            finish("collect", folder, *mode, *extra).succeeded()
-        for stage in stages:
-            if chain == "absent":
-                shutil.rmtree(folder)
-                prepare(suite, folder, reference(suite, stage).before)
-                (folder / ABSENT[stage]).unlink()
-            _keep(folder, store)
-            before = files_in(folder)
-            base = ROUND if chain == "round" else FLAGS
-            finish(stage, folder, *extra, base=base).succeeded()
-            _keep(folder, store)
-            after, measured = files_in(folder), {}
-            if chain in ("run", "round", "iterate"):
-                with scratch(suite) as again:
-                    prepare(suite, again, before, chain)
-                    measured = _measure(stage, again, base)
-                    assert_same(files_in(again), after)
-            sizes = {n: (folder / n).stat().st_size for n in after if before.get(n) != after[n]}
-            references[stage] = {"before": before, "after": after, "sizes": sizes, **measured}
-    (suite.work / chain / "references.json").write_text(json.dumps(references))
-
-
-def _measure(stage: str, folder: Path, base: Mapping[str, str]) -> dict[str, Any]:
-    """Renames, writes and processor time of a stage."""
-    from faults import inject
-
-    counts, begun, cpu = folder.parent / "counts", time.monotonic(), 0.0
-    running = start(stage, folder, base=base, inject=inject.counting(counts))
-    while running.process.is_alive():
-        cpu = max(cpu, running.cpu_seconds())
-        time.sleep(0.01)
-    running.wait().succeeded()
-    lines = counts.read_text().splitlines() if counts.exists() else []
-    return {
-        "renames": lines.count("rename"),
-        "worker_renames": lines.count("worker"),
-        "writes": [line.split(" ", 1)[1] for line in lines if line.startswith("write ")],
-        "cpu": cpu,
-        "seconds": time.monotonic() - begun,
-    }
-
-
-def _keep(folder: Path, store: Path) -> None:
-    for name, sha256 in files_in(folder).items():
-        shutil.copy2(folder / name, store / sha256)

@@ -6,22 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from faults.stages import (
-    assert_same,
-    files_in,
-    finish,
-    prepare,
-    reference,
-    scratch,
-    start,
-    workspace,
-)
+from faults.references import assert_same, files_in, prepare, reference, scratch, workspace
+from faults.stages import TRAININGS, finish, start
 from faults.trials import Suite, Trial
 from utils.checkpoints import read_header
 from utils.files import sha256_of
 
 MODELS = ("run/vae.eqx", "run/rnn.eqx", "run/controller.eqx")
-TRAININGS = {"see": "vae", "predict": "rnn", "dream": "controller"}
 ONE_EPISODE = "recovery/20000002.npz"
 
 

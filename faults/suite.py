@@ -1,8 +1,11 @@
 """All trials, in one order, and what becomes of their results."""
 
 import argparse
+import contextlib
 import datetime
+import functools
 import hashlib
+import math
 import os
 import shutil
 import sys
@@ -10,13 +13,44 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from faults import damage, fuzz, kills, numbers, paths, report, resources, staleness
-from faults.stages import CHAINS, ROOT, import_scripts, make_references
+from faults import (
+    clusters,
+    corpus,
+    damage,
+    fuzz,
+    guard,
+    inject,
+    kills,
+    loaders,
+    memory,
+    numbers,
+    paths,
+    references,
+    report,
+    resources,
+    stages,
+    staleness,
+)
+from faults.stages import CHAINS, FLAGS, ROOT, SCRIPTS, import_scripts
 from faults.trials import Ledger, Suite, Trial, run_all
 
-PARTS = [kills, resources, damage, staleness, numbers, paths, fuzz]
+# Each kind of fault, with what it uses besides what all do; what takes longest goes first.
+PARTS: dict[ModuleType, tuple[ModuleType, ...]] = {
+    memory: (),
+    fuzz: (corpus, guard),
+    loaders: (corpus, guard),
+    kills: (),
+    resources: (),
+    clusters: (),
+    damage: (corpus,),
+    staleness: (),
+    numbers: (),
+    paths: (),
+}
+SHARED = (inject, references, stages)
 # What `make test` does of it: no model is trained, everything takes some seconds.
 QUICK_CHAINS = {"run": ("collect",)}
 QUICK = (
@@ -36,52 +70,84 @@ def run(arguments: argparse.Namespace, about: dict[str, Any], work: Path) -> Non
     sys.stdout.reconfigure(line_buffering=True)
     os.environ["FAULTS_FUZZ_SECONDS"] = str(arguments.fuzz_seconds)
     import_scripts()
-    # Files of a trial are forced to disk by the hundred: memory is a quicker disk.
-    memory = Path("/dev/shm")
-    scratch = Path(tempfile.mkdtemp(prefix="faults-", dir=memory if memory.is_dir() else work))
-    os.chmod(scratch, 0o755)
-    try:
+    where = {"seed": about["seed"], "machine": about["machine"]}
+    for part in PARTS:
+        sha256_of_sources(part)  # now, as they were imported: they may be changed meanwhile
+    with scratch_folder(work) as scratch:
         suite = Suite(work, scratch, arguments.seed)
         if arguments.fresh:
             (work / "results.jsonl").unlink(missing_ok=True)
+        ledger = Ledger(work / "results.jsonl", lambda trial: {**where, "sources": sources(trial)})
         deadline = begun + 60 * arguments.minutes
-        # Trials and uninterrupted runs hold as long as the code does that they are of.
-        pipeline = [*ROOT.glob("*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("utils/*.py")]
-        stages = [ROOT / "faults" / name for name in ("stages.py", "inject.py")]
-        where = {"seed": arguments.seed, "machine": about["machine"]}
-        preparations = Ledger(
-            work / "references.jsonl", {**where, "sources": sha256_of_all(pipeline + stages)}
-        )
-        for chain, stages in (QUICK_CHAINS if arguments.quick else CHAINS).items():
-            trial = Trial("reference", "round", chain, make_references, (chain, stages))
-            run_all(suite, [trial], preparations, 1, deadline)
-            if not preparations.records[trial.key]["survived"]:
-                sys.exit("the uninterrupted run failed: no trials")
+        chains = QUICK_CHAINS if arguments.quick else CHAINS
+        first, *others = (reference_of(*chain) for chain in chains.items())
+        uninterrupted = run_uninterrupted(suite, ledger, [first], 1)  # the others build on it
+        uninterrupted += run_uninterrupted(suite, ledger, others, arguments.lanes)
         wanted = QUICK if arguments.quick else (arguments.only,)
-        trials = [t for t in all_trials(suite) if any(part in t.key for part in wanted)]
+        trials = [t for t in all_trials(suite) if any(text in t.key for text in wanted)]
         if arguments.list:
-            for trial in trials:
-                print(trial.key)
+            print("\n".join(trial.key for trial in trials))
             return
-        everything = [*pipeline, *ROOT.glob("faults/*.py")]
-        ledger = Ledger(work / "results.jsonl", {**where, "sources": sha256_of_all(everything)})
         run_all(suite, trials, ledger, arguments.lanes, deadline)
-        records = [ledger.records[t.key] for t in trials if t.key in ledger.records]
-        # A run that was stopped and gone on with took as long as all its trials did.
-        minutes = sum(record["seconds"] for record in records) / 60 / arguments.lanes
-        date = datetime.date.today().isoformat()
-        summary = report.summarise(records, about, date, minutes)
-        print(f"{len(records)} of {len(trials)} run; {summary['survived']} of {summary['trials']}")
-        if wanted == ("",) and len(records) == len(trials):
-            report.write(summary, ROOT / "docs")
-        sys.exit(1 if summary["broken"] or len(records) < len(trials) else 0)
+    records = [record for record in map(ledger.get, trials) if record]
+    # A run that was stopped and gone on with took as long as all its trials did.
+    everything = [*uninterrupted, *records]
+    about |= {
+        "date": datetime.date.today().isoformat(),
+        "minutes": sum(r["seconds"] for r in everything) / 60 / arguments.lanes,
+        "cpu_minutes": sum(r["cpu"] for r in everything) / 60,
+    }
+    summary = report.summarise(records, len(trials), about)
+    print(f"{len(records)} of {len(trials)} run; {summary['survived']} of {summary['trials']}")
+    if wanted == ("",):
+        report.write(summary, ROOT / "docs")
+    sys.exit(1 if summary["broken"] or len(records) < len(trials) else 0)
+
+
+@contextlib.contextmanager
+def scratch_folder(work: Path) -> Iterator[Path]:
+    """A folder for the trials, removed after them."""
+    # Files of a trial are forced to disk by the hundred: memory is a quicker disk.
+    memory_disk = Path("/dev/shm")
+    where = memory_disk if memory_disk.is_dir() else work
+    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=where))
+    os.chmod(folder, 0o755)
+    try:
+        yield folder
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def sha256_of_all(paths: list[Path]) -> str:
-    """Hex sha256 of some source files."""
-    texts = [f"{path.relative_to(ROOT)}\n{path.read_text()}" for path in sorted(paths)]
+def reference_of(chain: str, stages: tuple[str, ...]) -> Trial:
+    """The making of what a chain of stages leaves behind when nothing happens to it."""
+    return Trial("reference", "round", chain, references.make_references, (chain, stages))
+
+
+def run_uninterrupted(
+    suite: Suite, ledger: Ledger, chains: list[Trial], lanes: int
+) -> list[dict[str, Any]]:
+    """Make the references that the ledger lacks; its records of all."""
+    run_all(suite, chains, ledger, lanes, deadline=math.inf)
+    records = [record for record in map(ledger.get, chains) if record]
+    if not all(record["survived"] for record in records):
+        sys.exit("an uninterrupted run failed: no trials")
+    return records
+
+
+def sources(trial: Trial) -> str:
+    """What a result holds for: the pipeline, what all trials share, and the trial's own part."""
+    return sha256_of_sources(sys.modules[trial.attempt.__module__])
+
+
+@functools.cache
+def sha256_of_sources(own: ModuleType) -> str:
+    """Hex sha256 of the pipeline and of the modules that a part of this suite uses."""
+    files = {Path(module.__file__) for module in (own, *SHARED, *PARTS.get(own, ()))}
+    files |= {*ROOT.glob("models/*.py"), *ROOT.glob("utils/*.py")}
+    # Scripts that are no stage matter to the one part that starts them.
+    scripts = SCRIPTS if own is paths else FLAGS
+    files |= {ROOT / f"{SCRIPTS[name]}.py" for name in scripts}
+    texts = [f"{path.relative_to(ROOT)}\n{path.read_text()}" for path in sorted(files)]
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 

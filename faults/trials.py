@@ -1,20 +1,26 @@
 """Trials: one fault against one stage, survived or not, and the ledger that they are written to."""
 
+import contextlib
+import ctypes
 import json
 import multiprocessing
+import os
+import resource
 import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-STAGES = ("collect", "see", "encode", "predict", "dream", "drive", "round", "loader")
+STAGES = ("collect", "see", "encode", "predict", "dream", "drive", "round", "other", "loader")
 FORK = multiprocessing.get_context("fork")
+PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 ATTEMPTS = 5  # of a trial whose fault came too late to strike
 
 
@@ -73,22 +79,33 @@ class Trial:
         return record | {"seconds": round(time.monotonic() - begun, 2)}
 
 
+def cpu_seconds() -> float:
+    """Processor time of this process and of all below it that it has seen end."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(sum(u.ru_utime + u.ru_stime for u in used), 2)
+
+
 class Ledger:
-    """The records of a suite's run as JSON lines; a rerun of the same suite goes on from them."""
+    """The records of a suite's run as JSON lines; a rerun goes on from those that still hold.
 
-    def __init__(self, path: Path, about: dict[str, Any]):
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        known = [json.loads(line) for line in lines]
-        same = bool(known) and {k: known[0].get(k) for k in about} == about
-        self.records = {r["key"]: r for r in known[1:] if same}
+    `about(trial)` is what a record depends on: code, seed, machine.
+    """
+
+    def __init__(self, path: Path, about: Callable[[Trial], dict[str, Any]]):
+        self.path, self.about = path, about
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not same:
-            path.write_text(json.dumps(about) + "\n")
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._records = {record["key"]: record for record in map(json.loads, lines)}
 
-    def add(self, record: dict[str, Any]) -> None:
+    def get(self, trial: Trial) -> dict[str, Any] | None:
+        """The record of a trial that has been run, by this very code."""
+        record = self._records.get(trial.key)
+        return record if record and record["about"] == self.about(trial) else None
+
+    def add(self, trial: Trial, record: dict[str, Any]) -> None:
         """Append a record."""
-        self.records[record["key"]] = record
+        record = {**record, "about": self.about(trial)}
+        self._records[trial.key] = record
         with open(self.path, "a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -97,14 +114,14 @@ def run_all(
     suite: Suite, trials: Iterable[Trial], ledger: Ledger, lanes: int, deadline: float
 ) -> None:
     """Run what the ledger lacks, `lanes` at a time; print each as it ends."""
-    todo = [trial for trial in trials if trial.key not in ledger.records]
+    todo = [trial for trial in trials if ledger.get(trial) is None]
     with ProcessPoolExecutor(lanes, FORK) as pool:
-        futures = [pool.submit(_run_in_time, trial, suite, deadline) for trial in todo]
+        futures = {pool.submit(_run_in_time, trial, suite, deadline): trial for trial in todo}
         for done, future in enumerate(as_completed(futures), 1):
             record = future.result()
             if record is None:
                 continue
-            ledger.add(record)
+            ledger.add(futures[future], record)
             verdict = {True: "survived", False: "BROKEN", None: "not tried"}[record["survived"]]
             said = f" - {record['problem']}" if record["problem"] else ""
             print(f"[{done}/{len(todo)}] {verdict} {record['key']} {record['seconds']}s{said}")
@@ -115,7 +132,7 @@ def _run_in_time(trial: Trial, suite: Suite, deadline: float) -> dict[str, Any] 
     if time.monotonic() > deadline:
         return None
     receiver, sender = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=lambda: sender.send(trial.run(suite)))
+    process = FORK.Process(target=_run_alone, args=(trial, suite, sender))
     process.start()
     sender.close()
     try:
@@ -123,6 +140,16 @@ def _run_in_time(trial: Trial, suite: Suite, deadline: float) -> dict[str, Any] 
     except EOFError:
         process.join()
         problem = f"the trial's own process ended with {process.exitcode}"
-        return trial.record() | {"survived": False, "problem": problem, "seconds": 0.0}
+        return trial.record() | {"survived": False, "problem": problem, "seconds": 0.0, "cpu": 0.0}
     finally:
         process.join()
+
+
+def _run_alone(trial: Trial, suite: Suite, sender: Connection) -> None:
+    """Also inherit the children of killed children: their processor time counts."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    record = trial.run(suite)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    sender.send(record | {"cpu": cpu_seconds()})

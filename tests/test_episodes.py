@@ -426,7 +426,7 @@ def test_lying_headers_are_refused(tmp_path: Path, case: str, key: str) -> None:
     path = tmp_path / "7.npz"
     write_episode(path, small_episode(STEPS))
     replace_member(path, key, HOSTILE_HEADERS[case])
-    refusal(path)
+    assert refusal(path).startswith(f"{key}: ")
 
 
 def peak_memory(read: Callable[[], Any]) -> int:
@@ -448,6 +448,7 @@ def test_zip_bombs_are_refused_before_they_unfold(tmp_path: Path, key: str) -> N
     replace_member(path, key, honest + bytes(100_000_000))
     assert path.stat().st_size < 1_000_000
     assert peak_memory(lambda: refusal(path)) < 20_000_000
+    assert refusal(path).startswith(f"{key}: ")
 
 
 def test_a_header_that_promises_gigabytes_takes_no_memory(tmp_path: Path) -> None:

@@ -341,6 +341,25 @@ def test_a_leaf_more_less_or_of_another_type_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(Failure, match=f"{path} holds a rnn of another architecture"):
             load(path, "rnn", lambda _, tree=tree: tree)
+    save(path, HEADER, [jnp.zeros(2), np.ones(3, np.int64)])  # which JAX would take for int32
+    with pytest.raises(Failure, match="of another architecture"):
+        load(path, "rnn", lambda _: [jnp.zeros(2), jnp.ones(3, jnp.int32)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_leaf_that_is_no_number_is_refused_by_name(tmp_path: Path, value: float) -> None:
+    path, shapes = tmp_path / "model.eqx", {"one": jnp.zeros(2), "two": [jnp.zeros(3)]}
+    bad = {"one": jnp.ones(2), "two": [jnp.array([0, 0, value])]}
+    save(path, HEADER, bad)
+    with pytest.raises(Failure, match=f"{path}: two.0: NaN or infinity"):
+        load(path, "rnn", lambda _: shapes)
+    # What a search begins with: it has seen nothing, and its best is infinite.
+    save(path, dataclasses.replace(HEADER, kind="rnn training"), bad)
+    if np.isnan(value):
+        with pytest.raises(Failure, match=f"{path}: two.0: NaN or infinity"):
+            load(path, "rnn training", lambda _: shapes)
+    else:
+        assert load(path, "rnn training", lambda _: shapes)[1]["two"][0][2] == value
 
 
 def test_another_kind_is_refused(tmp_path: Path, rnn: MDNRNN) -> None:

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from models.controller import Controller
 from models.rnn import MDNRNN
@@ -86,13 +88,14 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
             if hashlib.sha256(leaves).hexdigest() != sha256:
                 raise Failure(f"{path} {CHANGED}")
             stream = io.BytesIO(leaves)
-            tree = eqx.tree_deserialise_leaves(stream, shapes)
+            tree = eqx.tree_deserialise_leaves(stream, shapes, _read_leaf)
             if stream.read(1):
                 raise ValueError("it has more leaves")
-            return header, _in_precision("float32", tree)
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())[:200]
             raise Failure(f"{path} holds a {kind} of another architecture: {reason}") from error
+        _check_numbers(path, kind, tree)
+        return header, _in_precision("float32", tree)
 
 
 @contextlib.contextmanager
@@ -125,6 +128,29 @@ def _parse(path: Path, line: bytes) -> tuple[Header, str]:
         return header, sha256
     except READ_ERRORS as error:
         raise Failure(f"{path} is damaged or no checkpoint of this project") from error
+
+
+def _read_leaf(file: BinaryIO, like: Any) -> Any:
+    """The next leaf of a file, of the very dtype: JAX would make floats of doubles unasked."""
+    if not isinstance(like, jax.ShapeDtypeStruct):
+        return eqx.default_deserialise_filter_spec(file, like)
+    array = np.load(file, allow_pickle=False)
+    if array.dtype != like.dtype:
+        raise ValueError(f"a leaf of {array.dtype} where {like.dtype} is expected")
+    return jnp.asarray(array)
+
+
+def _check_numbers(path: Path, kind: str, tree: Any) -> None:
+    """Failure names the first leaf with a NaN in it, or in a model with an infinity.
+
+    A search's state may hold infinity: the best that it has seen, before it has seen any.
+    """
+    for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if eqx.is_inexact_array(leaf):
+            wrong = np.isnan(leaf) if kind.endswith(" training") else ~np.isfinite(leaf)
+            if wrong.any():
+                name = jax.tree_util.keystr(where, simple=True, separator=".")
+                raise Failure(f"{path}: {name}: NaN or infinity")
 
 
 def _in_precision(precision: str, tree: TreeT) -> TreeT:

@@ -4,6 +4,7 @@ Every array's name, dtype and shape is compared with the contract from its .npy 
 size with the zip directory, before its bytes are read; nothing is ever unpickled.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,9 +12,9 @@ import math
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -130,6 +131,16 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+@contextlib.contextmanager
+def _member(path: Path, archive: zipfile.ZipFile, key: str) -> Iterator[IO[bytes]]:
+    """An array's .npy; DamagedFile names its key if it cannot be read to its end."""
+    try:
+        with archive.open(key + ".npy") as file:
+            yield file
+    except READ_ERRORS as error:
+        raise DamagedFile(path, f"{key}: {_reason(error)}") from error
+
+
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
@@ -139,7 +150,7 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _steps_of(path: Path, archive: zipfile.ZipFile) -> int:
-    with archive.open("rewards.npy") as file:
+    with _member(path, archive, "rewards") as file:
         shape, _, _ = _header(file)
     if len(shape) != 1 or not 0 < shape[0] <= MAX_STEPS_ON_FILE:
         raise DamagedFile(path, f"rewards: shape {shape} where (T,) is expected")
@@ -151,7 +162,7 @@ def _read_member(
 ) -> np.ndarray:
     kind, pattern = rule
     expected = tuple({"T": steps, "T+1": steps + 1}.get(size, size) for size in pattern)
-    with archive.open(key + ".npy") as file:
+    with _member(path, archive, key) as file:
         shape, fortran_order, dtype = _header(file)
         if shape != expected or fortran_order:
             raise DamagedFile(path, f"{key}: shape {shape} where {expected} is expected")

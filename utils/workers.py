@@ -5,6 +5,7 @@ On this machine they are Pebble's, on others a Dask cluster's.
 
 import contextlib
 import itertools
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -96,6 +97,8 @@ def dask_pool(address: str, timeout: float) -> Iterator[Pool]:
         import distributed
     except ImportError:
         raise Failure("--dask needs Dask: pip install -r requirements-dask.txt") from None
+    # Of a cluster that is gone it would print a traceback; what there is to say, we say.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
