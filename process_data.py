@@ -1,4 +1,4 @@
-"""Step 3: encode. Turn every collected frame, and its mirror image, into what V sees in it.
+"""Step 3: encode. Turn every collected frame into the mu and logvar that V sees in it.
 
     python process_data.py
 
@@ -32,7 +32,6 @@ from utils.episodes import (
     write_arrays,
 )
 from utils.files import locked, sha256_of, timed
-from utils.mirror import mirror_frames
 from utils.reading import THREADS, read_ahead
 from utils.workers import default_workers
 
@@ -125,11 +124,8 @@ def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[
             target.unlink(missing_ok=True)
             episode = next(reads).result()
             origin = {"vae": vae_sha256, "episode": by_path[path].fingerprint}
-            arrays = episode_rows(episode, origin)
-            both = {"": episode.frames, "mirrored_": mirror_frames(episode.frames)}
-            for side, frames in both.items():
-                mu, logvar = encode(vae, frames, settings.batch)
-                arrays |= {f"{side}mu": mu, f"{side}logvar": logvar}
+            mu, logvar = encode(vae, episode.frames, settings.batch)
+            arrays = {"mu": mu, "logvar": logvar, **episode_rows(episode, origin)}
             writes.append(writers.submit(write_arrays, target, arrays))
             if len(writes) > THREADS:
                 writes.popleft().result()

@@ -35,7 +35,7 @@ from utils.commandline import CommonSettings, Failure, describe_device, progress
 from utils.dream_starts import StartBank, build_bank, save_bank
 from utils.driving import AgentFiles, Drive, drive_all
 from utils.environment import ENVIRONMENTS, MAX_STEPS
-from utils.episodes import dataset_fingerprint, find_latents, with_mirror_images
+from utils.episodes import dataset_fingerprint, find_latents
 from utils.figures import curves
 from utils.files import Metrics, locked, read_metrics, sha256_of, timed
 from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
@@ -226,10 +226,7 @@ def train(settings: Settings) -> None:
         saved.unlink(missing_ok=True)  # left by a kill just after the end
         return
 
-    sources = [entry for entry in entries if not entry.held_out]
-    if rnn_header.settings.get("mirror"):  # then M knows the mirror images, too
-        sources = with_mirror_images(sources)
-    bank = build_bank(sources, rnn, settings.seed)
+    bank = build_bank([entry for entry in entries if not entry.held_out], rnn, settings.seed)
     save_bank(settings.run_dir / "starts.eqx", bank, inputs)
     evolution = Evolution(rnn, bank, whiten(bank), settings)
     search, params, state = first_state(plan, evolution, settings)

@@ -26,7 +26,7 @@ from models.rnn import HIDDEN, MDNRNN, LSTMState, RNNLoss, Window, rnn_loss
 from utils import checkpoints, commandline
 from utils.checkpoints import Header
 from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
-from utils.episodes import Entry, dataset_fingerprint, find_latents, with_mirror_images
+from utils.episodes import Entry, dataset_fingerprint, find_latents
 from utils.figures import curves
 from utils.files import Metrics, locked, read_metrics, sha256_of, timed
 from utils.latent_windows import (
@@ -43,8 +43,8 @@ from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_dive
 class Settings(CommonSettings):
     """The flags of this step."""
 
-    steps: int = setting(9000, "gradient steps", minimum=1)
-    continue_steps: int = setting(1500, "gradient steps when only episodes were added", minimum=1)
+    steps: int = setting(5000, "gradient steps", minimum=1)
+    continue_steps: int = setting(2000, "gradient steps when only episodes were added", minimum=1)
     lanes: int = setting(64, "episodes learned from side by side", minimum=1)
     window: int = setting(100, "steps of driving that gradients reach back through", minimum=1)
     learning_rate: float = setting(1e-3, "Adam's, at first; it falls to a tenth along a cosine")
@@ -58,7 +58,6 @@ class Settings(CommonSettings):
     reward_smoothing: int = setting(
         8, "steps over which rewards are averaged before they are learned; 1: not", minimum=1
     )
-    mirror: bool = setting(True, "learn from every drive's mirror image as well")
     evaluate_every: int = setting(
         500, "steps between forecasts of held-out tracks", minimum=1, changes_result=False
     )
@@ -194,12 +193,11 @@ def train(settings: Settings) -> None:
     reached = plan.done, first_state(plan, optimiser, settings, latent)
     episodes, starts = held_out_episodes(held_out or training, latent, settings.reward_smoothing)
     metrics = Metrics(settings.run_dir / "rnn.metrics.jsonl", plan.done)
-    sources = with_mirror_images(training) if settings.mirror else training
     schedule = lane_schedule(
-        [entry.steps for entry in sources], settings.lanes, settings.window, settings.seed
+        [entry.steps for entry in training], settings.lanes, settings.window, settings.seed
     )
     batches = window_batches(
-        lambda episode: read_latents(sources[episode], latent, settings.reward_smoothing),
+        lambda episode: read_latents(training[episode], latent, settings.reward_smoothing),
         itertools.islice(schedule, plan.done - plan.first, None),
         settings.window,
     )

@@ -23,7 +23,6 @@ from models.vae import ConvVAE
 from utils.driving import Drive, drive_all
 from utils.episodes import (
     EPISODE_ARRAYS,
-    LATENTS,
     Entry,
     episode_rows,
     read_episode,
@@ -60,7 +59,7 @@ def parts(settings: process_data.Settings, vae: ConvVAE, entries: list[Entry]) -
     """The whole of process_data.py, and each part of it alone."""
     episode = read_episode(entries[0].path)
     frames = np.resize(episode.frames, (settings.batch, *episode.frames.shape[1:]))
-    arrays = {name: np.zeros((entries[0].steps + 1, 32), np.float32) for name in LATENTS}
+    arrays = {name: np.zeros((entries[0].steps + 1, 32), np.float32) for name in ("mu", "logvar")}
     for name, values in arrays.items():
         arrays[name] = np.random.default_rng(0).standard_normal(values.shape).astype(np.float32)
 

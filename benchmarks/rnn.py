@@ -23,7 +23,7 @@ from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.rnn import MDNRNN, LSTMState, Window
 from utils.environment import Episode
-from utils.episodes import LATENTS, episode_rows, scan_latents, write_arrays
+from utils.episodes import episode_rows, scan_latents, write_arrays
 from utils.latent_windows import Batch, lane_schedule, read_latents, window_batches
 from utils.workers import default_workers
 
@@ -102,11 +102,11 @@ def batches_from(folder: Path, lanes: int, window: int) -> Iterator[Batch]:
     """Batches of windows, from files of latents that are noise."""
     random, steps = np.random.default_rng(0), 1000
     for seed in range(2 * lanes):
-        latents = random.standard_normal((4, steps + 1, 32)).astype(np.float32)
+        latents = random.standard_normal((2, steps + 1, 32)).astype(np.float32)
         ends, zeros = np.zeros(steps, bool), np.zeros(steps, np.float32)
         actions = np.clip(random.standard_normal((steps, 3)), 0, 1).astype(np.float32)
         episode = Episode(latents[0], actions, zeros, ends, ends, False, seed, {})
-        arrays = {**dict(zip(LATENTS, latents, strict=True)), **episode_rows(episode)}
+        arrays = {"mu": latents[0], "logvar": latents[1], **episode_rows(episode)}
         write_arrays(folder / "latents" / "random" / f"{seed}.npz", arrays)
     entries = scan_latents(folder, 32)
     schedule = lane_schedule([entry.steps for entry in entries], lanes, window, seed=0)

@@ -14,7 +14,7 @@ from faults.references import prepare, reference, scratch
 from faults.stages import finish
 from faults.trials import Suite, Trial
 from utils.environment import Episode
-from utils.episodes import LATENTS, episode_rows, write_arrays, write_episode
+from utils.episodes import episode_rows, write_arrays, write_episode
 from utils.files import sha256_of
 
 
@@ -131,6 +131,6 @@ def write_large_data(folder: Path, count: int, rng: np.random.Generator, frames:
         if frames:
             write_episode(folder / "data" / "rollouts" / "random" / f"{seed}.npz", episode)
             continue
-        seen = rng.standard_normal((4, STEPS + 1, 32), np.float32)
-        arrays = {**dict(zip(LATENTS, seen, strict=True)), **episode_rows(episode, origin)}
+        mu, logvar = rng.standard_normal((2, STEPS + 1, 32), np.float32)
+        arrays = {"mu": mu, "logvar": logvar, **episode_rows(episode, origin)}
         write_arrays(folder / "data" / "latents" / "random" / f"{seed}.npz", arrays)

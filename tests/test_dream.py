@@ -17,7 +17,7 @@ from models.dream import DreamState, dream_returns, open_loop
 from models.forecast import one_step, open_loop_forecasts, states_before
 from models.rnn import MDNRNN, LSTMState, MixtureNoise, Window, mixture_noise
 from utils.dream_starts import MOMENTS, ZOOM_STEPS, StartBank, build_bank
-from utils.episodes import LATENTS, latent_arrays, scan, write_arrays
+from utils.episodes import latent_arrays, scan, write_arrays
 
 LATENT, HIDDEN, COMPONENTS = 4, 8, 3
 CANDIDATES, DREAMS, STEPS = 3, 2, 7
@@ -310,7 +310,8 @@ def test_open_loop_forecasts_equal_a_loop(rnn: MDNRNN, monkeypatch: pytest.Monke
 def write_latents(path: Path, steps: int, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     arrays = {
-        **{name: rng.standard_normal((steps + 1, LATENT)).astype(np.float32) for name in LATENTS},
+        "mu": rng.standard_normal((steps + 1, LATENT)).astype(np.float32),
+        "logvar": np.zeros((steps + 1, LATENT), np.float32),
         "actions": rng.uniform(0, 1, (steps, 3)).astype(np.float32),
         "rewards": np.full(steps, -0.1, np.float32),
         "terminated": np.zeros(steps, bool),

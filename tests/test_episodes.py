@@ -22,7 +22,6 @@ from utils.commandline import Failure
 from utils.environment import FRAME_SHAPE, Episode
 from utils.episodes import (
     EPISODE_ARRAYS,
-    LATENTS,
     MAX_STEPS_ON_FILE,
     DamagedFile,
     dataset_fingerprint,
@@ -108,8 +107,8 @@ def arrays_in(episode: Episode) -> dict[str, Any]:
 def latents_in(episode: Episode, vae: str = "abc", latent: int = LATENT) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     steps = len(episode.rewards)
-    seen = rng.standard_normal((4, steps + 1, latent), np.float32)
-    return {**dict(zip(LATENTS, seen, strict=True)), **episode_rows(episode, {"vae": vae})}
+    mu, logvar = rng.standard_normal((2, steps + 1, latent), np.float32)
+    return {"mu": mu, "logvar": logvar, **episode_rows(episode, {"vae": vae})}
 
 
 def same(one: Episode, other: Episode) -> bool:

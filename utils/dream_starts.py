@@ -76,7 +76,6 @@ def build_bank(entries: Sequence[Entry], rnn: MDNRNN, seed: int) -> StartBank:
     """Take moments from up to EPISODES episodes, half of them the agent's own where it drove.
 
     The newest of its drives are taken first: they are the ones nearest to the present agent.
-    Mirror images among the entries count like any other drive.
     """
     rng = np.random.default_rng([seed, len(entries)])
     own = [entry for entry in entries if entry.mode in AGENT_MODES]

@@ -38,8 +38,6 @@ EPISODE_ARRAYS: dict[str, tuple[str, Shape]] = {
     "frames": ("uint8", ("T+1", *FRAME_SHAPE)),
     **STEP_ARRAYS,
 }
-# What V sees in the frames of a drive, and in those of its mirror image.
-LATENTS = ("mu", "logvar", "mirrored_mu", "mirrored_logvar")
 
 MAX_STEPS_ON_FILE = 100_000  # a hundred times the longest episode; anything above is hostile
 MAX_TEXT_LENGTH = 20_000
@@ -65,9 +63,10 @@ class DamagedFile(Failure):
 
 
 def latent_arrays(latent: int) -> dict[str, tuple[str, Shape]]:
-    """The arrays of a latent file for `latent` dimensions, the mirrored frames' among them."""
+    """The arrays of a latent file for `latent` dimensions."""
     return {
-        **{name: ("float32", ("T+1", latent)) for name in LATENTS},
+        "mu": ("float32", ("T+1", latent)),
+        "logvar": ("float32", ("T+1", latent)),
         **STEP_ARRAYS,
     }
 
@@ -247,7 +246,6 @@ class Entry:
     steps: int
     fingerprint: str  # hex; changes with any byte of any array
     provenance: dict[str, Any]
-    mirrored: bool = False  # whether its mirror image is meant, not the drive as it was
 
     @property
     def held_out(self) -> bool:
@@ -259,12 +257,6 @@ class Entry:
     ) -> dict[str, np.ndarray]:
         """`read_arrays` of the very file that was scanned. Raises DamagedFile."""
         return read_arrays(self.path, contract, names, self.fingerprint)
-
-
-def with_mirror_images(entries: Iterable[Entry]) -> list[Entry]:
-    """Every drive, and every drive's mirror image."""
-    both = [(entry, dataclasses.replace(entry, mirrored=True)) for entry in entries]
-    return [entry for pair in both for entry in pair]
 
 
 class SetAside:

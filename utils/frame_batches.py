@@ -15,7 +15,6 @@ import numpy as np
 from utils.commandline import Failure
 from utils.environment import FRAME_SHAPE
 from utils.episodes import EPISODE_ARRAYS, Entry, SetAside
-from utils.mirror import mirror_frames
 from utils.reading import read_ahead
 
 SHARD_FRAMES = 20_000  # 250 MB of frames, some twenty episodes: mixed enough for V
@@ -41,9 +40,8 @@ def frames_in(shard: Sequence[Entry]) -> int:
 
 
 def read_frames(entry: Entry) -> np.ndarray:
-    """Frames of an episode or of its mirror image, uint8 (T+1, 64, 64, 3). Raises DamagedFile."""
-    frames = entry.read(EPISODE_ARRAYS, ("frames",))["frames"]
-    return mirror_frames(frames) if entry.mirrored else frames
+    """Frames of an episode, uint8 (T+1, 64, 64, 3). Raises DamagedFile."""
+    return entry.read(EPISODE_ARRAYS, ("frames",))["frames"]
 
 
 def read_shard(shard: Sequence[Entry], aside: SetAside) -> np.ndarray:

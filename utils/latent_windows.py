@@ -16,7 +16,6 @@ import numpy as np
 
 from models.rnn import STEP_REWARD, Window
 from utils.episodes import Entry, latent_arrays
-from utils.mirror import mirror_actions
 from utils.reading import THREADS
 
 WHOLE_LAP = 930.0  # points of 1000: as if up to 20 tiles were missed
@@ -41,19 +40,15 @@ class Batch(NamedTuple):
 
 
 def read_latents(entry: Entry, latent: int, smoothing: int) -> LatentEpisode:
-    """Read a latent file, or the mirror image that it has, too. Raises DamagedFile.
-
-    What comes after a whole lap is left out: see `lap_steps`.
-    """
+    """Read a latent file, but for what comes after a whole lap. Raises DamagedFile."""
     arrays = entry.read(latent_arrays(latent))
     steps = lap_steps(arrays["rewards"])
-    side = "mirrored_" if entry.mirrored else ""
-    actions, rewards = arrays["actions"][:steps], arrays["rewards"][:steps]
+    rewards = arrays["rewards"][:steps]
     left = (arrays["terminated"] & ~arrays["lap_finished"])[:steps]
     return LatentEpisode(
-        mu=arrays[f"{side}mu"][: steps + 1],
-        logvar=arrays[f"{side}logvar"][: steps + 1],
-        actions=mirror_actions(actions) if entry.mirrored else actions,
+        mu=arrays["mu"][: steps + 1],
+        logvar=arrays["logvar"][: steps + 1],
+        actions=arrays["actions"][:steps],
         # The −100 of leaving the playfield belongs to the end head.
         rewards=smooth_rewards(np.maximum(rewards, STEP_REWARD), smoothing),
         failed=failures(rewards, left),
