@@ -8,7 +8,7 @@ and once under each of six pushes that it knows nothing of. Writes study.json an
 lost_by_curvature.png: which parts of a track cost it points;
 pushes.png:            how often it drives on after a push;
 dreamed_against_real.png: what the dream promises at moments of these drives, and what came;
-film.gif:              real, reconstruction and dream, for some seconds of the median drive;
+film.webp:              real, reconstruction and dream, for some seconds of the median drive;
 and the undisturbed drives to episodes/, 1 MB each. About 10 s a track on 2 CPU cores.
 """
 
@@ -30,7 +30,7 @@ from utils.driving import AgentFiles, Drive, find_agent, group_drives, versions
 from utils.environment import ENVIRONMENTS, MAX_STEPS
 from utils.episodes import read_episode
 from utils.files import locked, timed, write_json
-from utils.film import encode, replay, write_gif
+from utils.film import encode, replay, write_webp
 from utils.promises import (
     draw_dreams,
     dreamed_returns,
@@ -192,7 +192,7 @@ def film(settings: Settings, agent: Agent, plain: Sequence[Trace], output: Path)
     median = sorted(plain, key=lambda trace: trace.outcome.score)[len(plain) // 2]
     episode = read_episode(episode_path(output, median.outcome.track))
     shown = replay(agent.vae, agent.rnn, episode, settings.film_from)
-    write_gif(output / "film.gif", episode, shown, settings.film_seconds)
+    write_webp(output / "film.webp", episode, shown, settings.film_seconds)
 
 
 def describe(study: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from utils.agent import Agent
 from utils.dream_starts import moments_of
 from utils.driving import Drive, Group, Outcome, drive_group
 from utils.environment import Episode, make_environment
-from utils.film import FRAMES_PER_SECOND, GIF_EVERY, Replay, encode, write_gif
+from utils.film import FRAMES_PER_SECOND, PICTURE_EVERY, Replay, encode, write_webp
 from utils.setbacks import (
     after_pushes,
     by_curvature,
@@ -330,16 +330,17 @@ def test_optimism_and_correlation_are_those_of_the_rows() -> None:
 def test_the_film_shows_the_asked_seconds_at_true_speed(tmp_path: Path) -> None:
     episode = episode_of(np.full(120, -0.1))
     shown = Replay(episode.frames, episode.frames[1:], episode.frames[21:], 20, *np.zeros((3, 120)))
-    write_gif(tmp_path / "film.gif", episode, shown, seconds=1.0)
-    with Image.open(tmp_path / "film.gif") as film:
-        assert film.n_frames == -(-FRAMES_PER_SECOND // GIF_EVERY)
-        assert film.info["duration"] == 1000 * GIF_EVERY / FRAMES_PER_SECOND
+    write_webp(tmp_path / "film.webp", episode, shown, seconds=1.0)
+    with Image.open(tmp_path / "film.webp") as film:
+        assert film.n_frames == -(-FRAMES_PER_SECOND // PICTURE_EVERY)
+        film.load()
+        assert film.info["duration"] == 1000 * PICTURE_EVERY / FRAMES_PER_SECOND
         assert film.info["loop"] == 0
         film.seek(5)
         page = np.asarray(film.convert("RGB")).astype(int)
     first_row = page[22:25, :192].reshape(3, 64, 3, 3).mean((0, 2))
-    # 128 colours for noise: near on the whole, which another frame would not be.
-    real = episode.frames[21 + 5 * GIF_EVERY]
+    # Noise compressed with loss: near on the whole, which another frame would not be.
+    real = episode.frames[21 + 5 * PICTURE_EVERY]
     assert np.abs(first_row - real[0]).mean() < 40
 
 
@@ -354,6 +355,6 @@ def test_the_script_studies_an_agent(workshop: Workshop, tmp_path: Path) -> None
     assert len(study["dreams"]["moments"]) == 8
     agent = study["agent"]
     assert 1000 - sum(agent["points_lost"].values()) == pytest.approx(agent["mean"], abs=0.01)
-    for name in ("lost_by_curvature.png", "pushes.png", "dreamed_against_real.png", "film.gif"):
+    for name in ("lost_by_curvature.png", "pushes.png", "dreamed_against_real.png", "film.webp"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 400

@@ -28,8 +28,8 @@ FRAMES_PER_SECOND = 50  # the environment's own
 SCALE = 4  # a 64-pixel frame is shown 256 pixels wide
 TITLES = ("Real", "Reconstruction", "Dream, one step", "Dream, open loop")
 GRID_COLUMNS = 8
-GIF_TITLES = ("Real", "Reconstruction", "Dream")
-GIF_SCALE, GIF_EVERY = 3, 3  # of 64 pixels; one frame in so many is shown, 17 a second
+PANEL_TITLES = ("Real", "Reconstruction", "Dream")
+PICTURE_SCALE, PICTURE_EVERY = 3, 3  # of 64 pixels; one frame in so many is shown, 17 a second
 
 
 class Replay(NamedTuple):
@@ -122,43 +122,38 @@ def write_film(path: Path, episode: Episode, replay: Replay) -> None:
             raise Failure(f"cannot write {path}: ffmpeg ended with {ffmpeg.returncode}")
 
 
-def write_gif(path: Path, episode: Episode, replay: Replay, seconds: float) -> None:
-    """The first `seconds` of the dream beside what was real and seen, as GIF at true speed.
+def write_webp(path: Path, episode: Episode, replay: Replay, seconds: float) -> None:
+    """The first `seconds` of the dream beside what was real and seen, a WebP at true speed.
 
     The dream knows the first frame, the memory that the agent had there, and what it then did.
     """
     first = replay.start + 1
     last = min(len(episode.actions), replay.start + round(seconds * FRAMES_PER_SECOND))
     pictures = [
-        gif_picture(
+        captioned(
             [episode.frames[t], replay.seen[t], replay.dreamed[t - first]],
             f"{(t - replay.start) / FRAMES_PER_SECOND:.1f} s",
         )
-        for t in range(first, last + 1, GIF_EVERY)
+        for t in range(first, last + 1, PICTURE_EVERY)
     ]
-    # One palette for all, undithered: what stays the same from picture to picture costs nothing.
-    sample = Image.new("RGB", (pictures[0].width, 8 * pictures[0].height))
-    for row, index in enumerate(np.linspace(0, len(pictures) - 1, 8).astype(int)):
-        sample.paste(pictures[index], (0, row * pictures[0].height))
-    palette = sample.quantize(128, dither=Image.Dither.NONE)
-    pages = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in pictures]
-    pause = 1000 * GIF_EVERY // FRAMES_PER_SECOND  # ms
+    pause = 1000 * PICTURE_EVERY // FRAMES_PER_SECOND  # ms
+    options = {"duration": pause, "loop": 0, "quality": 60}
     write_atomically(
         path,
-        lambda file: pages[0].save(
-            file, "GIF", save_all=True, append_images=pages[1:], duration=pause, loop=0
+        lambda file: pictures[0].save(
+            file, "WEBP", save_all=True, append_images=pictures[1:], **options
         ),
     )
 
 
-def gif_picture(panels: list[np.ndarray], note: str) -> Image.Image:
+def captioned(panels: list[np.ndarray], note: str) -> Image.Image:
     """The three panels, each uint8 (64, 64, 3), with their captions above them."""
-    size, header = 64 * GIF_SCALE, 22
+    size, header = 64 * PICTURE_SCALE, 22
     image = Image.new("RGB", (size * len(panels), size + header))
     row = Image.fromarray(np.concatenate(panels, axis=1))
     image.paste(row.resize((image.width, size), Image.Resampling.NEAREST), (0, header))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(14)
-    for column, title in enumerate(GIF_TITLES):
+    for column, title in enumerate(PANEL_TITLES):
         draw.text((column * size + 6, 2), title, fill="white", font=font)
     draw.text((image.width - 6, 2), note, fill="white", font=font, anchor="ra")
     return image
