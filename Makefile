@@ -33,7 +33,7 @@ $(VENV)/installed-faults: requirements-faults.txt $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --requirement requirements-faults.txt || true
 	touch $@
 
-run: $(VENV)/installed  ## a first taste: all six steps in about 12 minutes of 2 CPU cores
+run: $(VENV)/installed  ## a first taste: all six steps in about 10 minutes of 2 CPU cores
 	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 16
 	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 32
 	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 8
