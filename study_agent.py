@@ -57,7 +57,7 @@ class Settings(CommonSettings):
     """The flags of this script."""
 
     episodes: int = setting(32, "tracks to drive, each seven times", minimum=1)
-    max_steps: int = setting(MAX_STEPS, "steps of a drive", minimum=2 * WINDOW, maximum=MAX_STEPS)
+    max_steps: int = setting(MAX_STEPS, "steps of a drive", minimum=2 * WINDOW)
     output_dir: Path | None = setting(None, "where results go, by default --run-dir")
     yardstick: str = setting(
         "scripted", "another driver on the same tracks", choices=("none", "scripted")
