@@ -352,7 +352,7 @@ def test_the_script_studies_an_agent(workshop: Workshop, tmp_path: Path) -> None
     study = json.loads((tmp_path / "study.json").read_text())
     assert study["tracks"] == [VALIDATION[20_000]]
     assert [row["strength"] for row in study["agent"]["pushes"]] == [0, 15, 30, 60, 3, 6, 9]
-    # This agent hardly learned: it may be lost before the zoom-in is over, with nothing to dream of.
+    # It hardly learned: it may be lost before the zoom-in is over, with nothing to dream of.
     assert len(study["dreams"]["moments"]) in range(9)
     agent = study["agent"]
     assert 1000 - sum(agent["points_lost"].values()) == pytest.approx(agent["mean"], abs=0.01)
