@@ -257,7 +257,7 @@ def sizes_of(rnn: MDNRNN) -> dict[str, int]:
 
 def report(record: dict[str, float]) -> None:
     """The last forecasts of held-out tracks, as a table."""
-    print("held-out tracks      nll  |reward error|  optimism  left playfield: predicted  real")
+    print("held-out tracks      nll  |reward error|  optimism            lost: predicted  real")
     for name, k in (("next step", ""), *((f"{k} steps of dream", f"_{k}") for k in HORIZONS)):
         print(
             f"{name:18} {record['nll' + k]:6.3f} {record['reward_error' + k]:13.2f} "
