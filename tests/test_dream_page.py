@@ -548,6 +548,7 @@ def test_keys_change_what_is_dreamed(still: Any) -> None:
         page.wait_for_timeout(200)
         ends.append(frame(page))
         page.click("#first")
+        wait_until(page, "document.getElementById('time').value == 0")
         page.keyboard.press("g")
     assert np.abs(ends[0] - ends[1]).mean() > 1
 
