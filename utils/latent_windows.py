@@ -58,7 +58,9 @@ def read_latents(entry: Entry, latent: int, smoothing: int) -> LatentEpisode:
 def lap_steps(rewards: np.ndarray) -> int:
     """Steps until the last new tile of a lap that is (nearly) whole; all T if it is not.
 
-    Args: rewards float32 (T), points as on file. A car that missed a tile drives on after its lap, over tiles that give nothing any more: to M,
+    Args: rewards float32 (T), points as on file.
+
+    A car that missed a tile drives on after its lap, over tiles that give nothing any more: to M,
     which cannot know that, good driving would look like a car that is lost.
     """
     tiles = np.maximum(rewards, STEP_REWARD).astype(np.float64) - STEP_REWARD
