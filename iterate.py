@@ -90,7 +90,7 @@ def learn(settings: Settings, number: int) -> None:
 
 
 def score(settings: Settings, number: int) -> dict[str, Any]:
-    """The record of a round: real scores of its agent."""
+    """The record of a round: real scores of its agent, and what its dream promised."""
     folder = settings.run_dir / "rounds" / f"{number}"
     run(
         settings,
@@ -102,8 +102,10 @@ def score(settings: Settings, number: int) -> dict[str, Any]:
     )
     evaluation = json.loads((folder / "evaluation.json").read_text())
     low, high = evaluation["interval"]
+    chosen = read_header(settings.run_dir / "controller.eqx").progress.get("chosen", {})
     return {
         "step": number,
+        "judged": chosen.get("judged"),
         "mean": evaluation["mean"],
         "low": low,
         "high": high,
@@ -121,7 +123,10 @@ def run(settings: Settings, script: ModuleType, **values: Any) -> None:
 
 def report(settings: Settings, records: list[dict[str, Any]]) -> None:
     """The score per round, as a figure and a table."""
-    panels = {"real score, mean and 95% interval": ("mean", "low", "high")}
+    panels = {
+        "real score, mean and 95% interval": ("mean", "low", "high"),
+        "return in the dream of that round": ("judged",),
+    }
     curves(settings.run_dir / "rounds.png", records, panels, xlabel="round")
     for record in records:
         print(

@@ -62,6 +62,9 @@ class Settings(CommonSettings):
     reward_limit: float = setting(
         1.0, "points that a dreamed step may earn: about the pace of a lap in 900 steps"
     )
+    unseen_units: int = setting(
+        0, "units of h, the last ones, that C does not see; all 256: it sees z alone", minimum=0
+    )
     sigma: float = setting(0.02, "first mutation strength, on whitened [z, h]", minimum=0.0)
     reset_share: float = setting(0.15, "share of dreams that begin at a start line", minimum=0.0)
     on_policy_share: float = setting(
@@ -226,9 +229,11 @@ def train(settings: Settings) -> None:
         saved.unlink(missing_ok=True)  # left by a kill just after the end
         return
 
+    if settings.unseen_units > rnn.hidden:
+        raise Failure(f"--unseen-units {settings.unseen_units}: {rnn_path} has {rnn.hidden}")
     bank = build_bank([entry for entry in entries if not entry.held_out], rnn, settings.seed)
     save_bank(settings.run_dir / "starts.eqx", bank, inputs)
-    evolution = Evolution(rnn, bank, whiten(bank), settings)
+    evolution = Evolution(rnn, bank, whiten(bank, settings.unseen_units), settings)
     search, params, state = first_state(plan, evolution, settings)
     reached = plan.done, state
     generations = settings.continue_generations if plan.continued_from else settings.generations
@@ -286,7 +291,9 @@ def train(settings: Settings) -> None:
     best = choose(settings, plan.first)
     _, controller = checkpoints.load_controller(snapshot_path(settings, best["step"]))
     draw(settings)
-    checkpoints.save(final, header("controller", last), controller)
+    finished = header("controller", last)
+    finished.progress["chosen"] = {k: best[k] for k in ("step", "judged", "real") if k in best}
+    checkpoints.save(final, finished, controller)
     saved.unlink()
     print(f"{final}: generation {best['step']}, " + describe(best))
 
@@ -324,16 +331,16 @@ def describe(record: dict[str, Any]) -> str:
     return f"{text}, {record['real']:.0f} on validation tracks" if "real" in record else text
 
 
-def whiten(bank: StartBank) -> Whitening:
-    """Mean and scale of what a controller sees at the starts."""
+def whiten(bank: StartBank, unseen: int = 0) -> Whitening:
+    """Mean and scale of [z, h] at the starts; the last `unseen` features are hidden from C."""
     features = bank.features()
     # A feature that hardly varies would be blown up to noise.
-    return Whitening(features.mean(axis=0), jnp.maximum(features.std(axis=0), 1e-2))
+    return Whitening(features.mean(axis=0), jnp.maximum(features.std(axis=0), 1e-2), unseen)
 
 
 def first_state(plan: Plan, evolution: Evolution, settings: Settings) -> tuple[CMA_ES, Any, Any]:
     """The search, its parameters and the state that the plan begins with."""
-    zero = Controller(evolution.whitening.mean.shape[0])
+    zero = Controller(evolution.whitening.seen)
     search = CMA_ES(population_size=settings.candidates, solution=zero)
     params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
     mean = zero

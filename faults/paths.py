@@ -159,9 +159,15 @@ OUTPUTS = {
     "ship": ("--output-dir", "controller.eqx"),
     "report": ("--output", ""),
     "page": ("--output-dir", "index.html"),
+    "study": ("--output-dir", "study.json"),
     "minari": ("--datasets-dir", "car-racing/collected-v0/data/main_data.hdf5"),
 }
-OTHERS = {script: "--steps 100" if script == "page" else "" for script in OUTPUTS}
+OTHERS = {
+    **dict.fromkeys(OUTPUTS, ""),
+    "page": "--steps 100",
+    "study": "--episodes 1 --max-steps 60 --yardstick none --moments 1 --dreams 1 --horizon 2 "
+    "--film-from 0 --film-seconds 0.2 --workers 1",
+}
 
 
 def output(suite: Suite, rng: np.random.Generator, script: str, name: str) -> None:

@@ -40,6 +40,7 @@ SCRIPTS = {
     "round": "iterate",
     "report": "report",
     "ship": "ship_agent",
+    "study": "study_agent",
     "page": "export_dream",
     "minari": "export_minari",
 }

@@ -27,20 +27,32 @@ class Controller(eqx.Module):
 
 
 class Whitening(eqx.Module):
-    """Mean and scale of [z, h], so that one mutation strength fits all 867 parameters."""
+    """Mean and scale of [z, h], so that one mutation strength fits all 867 parameters.
+
+    The last `unseen` features are hidden from C: the search has no weights for them.
+    """
 
     mean: Float[Array, " features"]
     scale: Float[Array, " features"]
+    unseen: int = eqx.field(static=True, default=0)
+
+    @property
+    def seen(self) -> int:
+        """How many features C sees."""
+        return self.mean.shape[0] - self.unseen
 
     def fold(self, controller: Controller) -> Controller:
-        """The controller on [z, h] that equals `controller` on ([z, h] − mean) / scale."""
-        weight = controller.weight / self.scale[:, None]
+        """The controller on [z, h] that equals `controller` on what it sees, whitened.
+
+        Whitened is ([z, h] − mean) / scale; the weights of what is unseen are zero.
+        """
+        weight = jnp.pad(controller.weight, ((0, self.unseen), (0, 0))) / self.scale[:, None]
         return eqx.tree_at(
             lambda c: (c.weight, c.bias), controller, (weight, controller.bias - self.mean @ weight)
         )
 
     def unfold(self, controller: Controller) -> Controller:
         """The inverse of `fold`."""
-        weight = controller.weight * self.scale[:, None]
+        weight = (controller.weight * self.scale[:, None])[: self.seen]
         bias = controller.bias + self.mean @ controller.weight
         return eqx.tree_at(lambda c: (c.weight, c.bias), controller, (weight, bias))

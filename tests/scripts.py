@@ -37,6 +37,7 @@ FLAGS: dict[str, list[str]] = {
     ],
     "test_agent.py": ["--workers", "2"],
     "study_agent.py": [],
+    "ablate.py": ["--workers", "1"],
     "report.py": [],
     "export_minari.py": [],
     "iterate.py": ["--workers", "2"],

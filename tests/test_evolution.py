@@ -131,6 +131,23 @@ def test_whitening_is_of_what_is_seen_at_the_starts(evolution: Evolution) -> Non
     np.testing.assert_allclose(scale[:LATENT], 0.01)  # nothing is divided by zero
 
 
+def test_what_is_unseen_has_no_weights_and_is_not_searched(evolution: Evolution) -> None:
+    blind = dataclasses.replace(evolution, whitening=whiten(evolution.bank, unseen=HIDDEN))
+    search, _, state = first_state(Plan("begin", ""), blind, Settings(candidates=4))
+    assert flat(search.get_mean(state)).size == 3 * LATENT + 3
+    small = jax.tree.map(lambda x: x + 0.5, Controller(LATENT))
+    whitening = blind.whitening
+    folded = whitening.fold(small)
+    assert folded.weight.shape == (LATENT + HIDDEN, 3)
+    np.testing.assert_array_equal(folded.weight[LATENT:], 0)
+    z, h = evolution.bank.others.z, evolution.bank.others.memory.hidden
+    whitened = (z - whitening.mean[:LATENT]) / whitening.scale[:LATENT]
+    expected = small(whitened, jnp.zeros((len(z), 0)))
+    np.testing.assert_allclose(folded(z, h), expected, atol=1e-5)
+    again = whitening.unfold(folded)
+    np.testing.assert_allclose(flat(again), flat(small), rtol=1e-5)
+
+
 def test_evolution_finds_what_the_dream_rewards(evolution: Evolution, begun: tuple) -> None:
     search, params, state = begun
     before, history = float(judge(evolution, search.get_mean(state))), []
