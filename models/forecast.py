@@ -16,6 +16,7 @@ from models.rnn import (
 from models.vae import sample_latent
 
 HORIZONS = (10, 50, 200)  # steps of 1/50 s
+EPISODES_AT_ONCE = 4  # predictions are large: those of a few episodes are in memory, not all
 
 
 def states_before(
@@ -33,18 +34,25 @@ def one_step(rnn: MDNRNN, episodes: Window, key: PRNGKeyArray) -> dict[str, Floa
     `nll` in nats a latent dimension; rewards in points a step, `optimism` is predicted − real;
     `end_predicted` and `end_real` are mean probabilities of being lost.
     """
+
+    def along(row: tuple[Array, Window]) -> tuple[Array, Array, Array]:
+        z, episode = row
+        states = rnn.unroll(rnn.initial_state(), z, episode.actions)
+        prediction = rnn.predict(states.hidden, z)
+        likelihood = mixture_log_likelihood(prediction, episode.next_mu).mean(-1)
+        return likelihood, prediction.reward, prediction.end_logit
+
     z = sample_latent(episodes.mu, episodes.logvar, key)
-    states = jax.vmap(rnn.unroll, (None, 0, 0))(rnn.initial_state(), z, episodes.actions)
-    prediction = rnn.predict(states.hidden, z)
-    error = prediction.reward - episodes.rewards
-    likelihood = mixture_log_likelihood(prediction, episodes.next_mu).mean(-1)
-    entropy = jax.nn.softplus(prediction.end_logit) - episodes.failed * prediction.end_logit
+    rows = jax.lax.map(along, (z, episodes), batch_size=EPISODES_AT_ONCE)
+    likelihood, reward, end_logit = rows
+    error = reward - episodes.rewards
+    entropy = jax.nn.softplus(end_logit) - episodes.failed * end_logit
     return {
         "nll": -masked_mean(likelihood, episodes.mask),
         "reward_error": masked_mean(jnp.abs(error), episodes.mask),
         "optimism": masked_mean(error, episodes.mask),
         "end_entropy": masked_mean(entropy, episodes.mask),
-        "end_predicted": masked_mean(jax.nn.sigmoid(prediction.end_logit), episodes.mask),
+        "end_predicted": masked_mean(jax.nn.sigmoid(end_logit), episodes.mask),
         "end_real": masked_mean(episodes.failed.astype(jnp.float32), episodes.mask),
     }
 
@@ -78,7 +86,9 @@ def open_loop_forecasts(
     """
     keys = jax.random.split(key, starts.shape)
     over_starts = jax.vmap(dream_along, (None, None, 0, 0))
-    dreamed, real = jax.vmap(over_starts, (None, 0, 0, 0))(rnn, episodes, starts, keys)
+    dreamed, real = jax.lax.map(
+        lambda row: over_starts(rnn, *row), (episodes, starts, keys), batch_size=EPISODES_AT_ONCE
+    )
     nll, reward, end, valid = jnp.moveaxis(dreamed, -1, 0)
     figures = {}
     for k in HORIZONS:
