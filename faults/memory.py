@@ -59,9 +59,12 @@ def idle_steps(real_steps: int) -> Inject:
     return inject
 
 
+# Threads and the allocator make differences of a tenth. With all its data in
+# memory a stage would have a third more at least.
+NOISE = 0.25
 FEW, STEPS = 60, 1000  # episodes, and steps of each: two shards of frames are less
 MEMORY: dict[str, tuple[int, tuple[str, ...], Callable[[Any], object] | None]] = {
-    # Encoding takes a millisecond a frame: fewer episodes, of which two are in memory at a time.
+    # Encoding takes a millisecond a frame: fewer episodes, a few in memory at a time.
     "see": (
         FEW,
         (
@@ -70,7 +73,7 @@ MEMORY: dict[str, tuple[int, tuple[str, ...], Callable[[Any], object] | None]] =
         ),
         idle_steps(2),
     ),
-    "encode": (FEW // 20, (), None),
+    "encode": (FEW // 10, (), None),
     # Forecasts are of up to 16 held-out episodes, of which these are a tenth.
     "predict": (
         160,
@@ -115,7 +118,7 @@ def memory(suite: Suite, rng: np.random.Generator, stage: str) -> dict[str, Any]
             peaks[count] = int(report.read_text())
     growth = peaks[10 * few] / peaks[few] - 1
     found = {"episodes": list(peaks), "MB": [peak // 10**6 for peak in peaks.values()]}
-    assert growth < 0.15, f"{100 * growth:.0f} % more memory for ten times the data: {found}"
+    assert growth < NOISE, f"{100 * growth:.0f} % more memory for ten times the data: {found}"
     return {"memory": {**found, "steps": STEPS, "growth": round(growth, 3)}}
 
 
