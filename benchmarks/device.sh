@@ -4,13 +4,14 @@
 #   bash benchmarks/device.sh wheels           # here: what a machine without internet lacks, in .whl/
 #   bash benchmarks/device.sh stages OUT       # there: all stages, and their table beside the CPU's
 #   bash benchmarks/device.sh pipeline OUT     # there: from nothing to a 100-track score
+#   bash benchmarks/device.sh recipe OUT       # there: `make reproduce`; again, until it is finished
 #
-# `stages` and `pipeline` end by themselves within ten minutes each, and leave their output in OUT
-# whatever happens. Where .whl/ exists it is used; without it what requirements.txt names must be
+# All but `wheels` end by themselves within ten minutes, and leave their output in OUT whatever
+# happens: `recipe` the agent, its metrics and its figures, too. Where .whl/ exists it is used; without it what requirements.txt names must be
 # installed, for a GPU with `pip install "jax[cuda12]"`.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-task=${1:?"wheels, stages or pipeline"} out=${2:-runs/device} python=${PYTHON:-python3}
+task=${1:?"wheels, stages, pipeline or recipe"} out=${2:-runs/device} python=${PYTHON:-python3}
 mkdir -p "$out"
 
 wheels() {  # of Python 3.12 on x86-64; JAX, Equinox, Optax, Numba and PyTorch are expected there
@@ -32,7 +33,7 @@ install() {
 
 within_ten_minutes() {
     local left=$((580 - SECONDS))
-    ((left > 20)) && timeout "$left" "$python" -m "$@"
+    ((left > 20)) && timeout "$left" "$@"
 }
 
 stages() {
@@ -41,20 +42,32 @@ stages() {
     local gpu=()
     "$python" -c "import jax, sys; sys.exit(jax.default_backend() == 'cpu')" && gpu=(
         --horizon 200 --at-once 20)
-    within_ten_minutes benchmarks.dream "${gpu[@]}" --json "$out/benchmarks.json"
+    within_ten_minutes "$python" -m benchmarks.dream "${gpu[@]}" --json "$out/benchmarks.json"
     for stage in vae rnn encoding agent environment; do
-        within_ten_minutes benchmarks "$stage" --json "$out/benchmarks.json"
+        within_ten_minutes "$python" -m benchmarks "$stage" --json "$out/benchmarks.json"
     done
     "$python" -m benchmarks.side_by_side docs/benchmarks.json "$out/benchmarks.json"
 }
 
 pipeline() {
-    within_ten_minutes benchmarks.pipeline --preset laptop --tracks 100 --json "$out/pipeline.json"
+    within_ten_minutes "$python" -m benchmarks.pipeline --preset laptop --tracks 100 \
+        --json "$out/pipeline.json"
+}
+
+recipe() {  # every command of it goes on where it was stopped
+    local bin run=${RUN_DIR:-runs/recipe} data=${DATA_DIR:-data/recipe}
+    bin=$("$python" -c "import os, sys; print(os.path.dirname(sys.executable))")
+    # What is installed here serves: `make` is not to make its own environment.
+    within_ten_minutes make --old-file .venv/installed BIN="$bin" RUN_DIR="$run" \
+        DATA_DIR="$data" PRESET="${PRESET:-laptop}" reproduce
+    case $? in 0) echo "finished" ;; *) echo "not finished: the same command goes on" ;; esac
+    cp -r "$run"/{*.eqx,*.jsonl,*.png,evaluation.json} "$out" 2>/dev/null
+    du -ch "$out"/* | tail -1
 }
 
 export PYTHONUNBUFFERED=1
 case $task in
 wheels) wheels ;;
-stages | pipeline) install && "$task" 2>"$out/$task.err" | tee "$out/$task.txt" ;;
-*) echo "wheels, stages or pipeline" >&2; exit 2 ;;
+stages | pipeline | recipe) install && "$task" 2>"$out/$task.err" | tee "$out/$task.txt" ;;
+*) echo "wheels, stages, pipeline or recipe" >&2; exit 2 ;;
 esac
