@@ -59,10 +59,14 @@ def idle_steps(real_steps: int) -> Inject:
     return inject
 
 
-# Threads and the allocator make differences of a tenth. With all its data in
-# memory a stage would have a third more at least.
+# Threads and the allocator make differences of a tenth. With all its data in memory a stage would
+# have twice as much at least.
 NOISE = 0.25
-FEW, STEPS = 60, 1000  # episodes, and steps of each: two shards of frames are less
+STEPS = 1000  # of an episode
+FEW = 60  # episodes of frames: more than two shards
+# So many that all is there of which a stage takes a fixed number: 192 episodes for dreams to begin
+# in, 16 of the tenth that is held out. Then programs and their arrays have the same shapes.
+FEW_LATENTS = 220
 MEMORY: dict[str, tuple[int, tuple[str, ...], Callable[[Any], object] | None]] = {
     # Encoding takes a millisecond a frame: fewer episodes, a few in memory at a time.
     "see": (
@@ -74,16 +78,15 @@ MEMORY: dict[str, tuple[int, tuple[str, ...], Callable[[Any], object] | None]] =
         idle_steps(2),
     ),
     "encode": (FEW // 10, (), None),
-    # Forecasts are of up to 16 held-out episodes, of which these are a tenth.
     "predict": (
-        160,
+        FEW_LATENTS,
         (
             *("--steps", "400", "--lanes", "16", "--window", "100", "--save-seconds", "1e9"),
             *("--evaluate-every", "100000"),
         ),
         idle_steps(2),
     ),
-    "dream": (FEW, ("--generations", "1", "--no-real-validation"), None),
+    "dream": (FEW_LATENTS, ("--generations", "1", "--no-real-validation"), None),
 }
 MODELS = {
     "see": (),
