@@ -15,7 +15,6 @@ all its rounds, with its other settings. Run again, it goes on where it was stop
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,7 +26,7 @@ import train_rnn
 from models.rnn import MDNRNN
 from utils import checkpoints, commandline
 from utils.agent import Agent
-from utils.checkpoints import read_header
+from utils.checkpoints import read_header, settings_of
 from utils.commandline import CommonSettings, setting
 from utils.driving import AgentFiles, find_agent
 from utils.files import locked, write_atomically
@@ -60,9 +59,10 @@ def main(settings: Settings) -> None:
         elif settings.without != "asymmetric-loss":
             copy(agent.rnn, ablated.rnn)
     if settings.without == "asymmetric-loss":
-        learning = {**header.settings, "steps": header.progress["step"], "optimism_penalty": 1.0}
+        learning = settings_of(header, train_rnn.Settings)
+        learning |= {"steps": header.progress["step"], "optimism_penalty": 1.0}
         train_rnn.main(train_rnn.Settings(**{**learning, **folders}))
-    evolution: dict[str, Any] = dict(read_header(agent.controller).settings)
+    evolution = settings_of(read_header(agent.controller), train_dream.Settings)
     if settings.without in ("memory", "trained-memory"):
         evolution["unseen_units"] = header.sizes["hidden"]
     if settings.without == "real-validation":

@@ -21,7 +21,7 @@ import test_agent
 import train_dream
 import train_rnn
 from utils import commandline
-from utils.checkpoints import read_header
+from utils.checkpoints import read_header, settings_of
 from utils.commandline import CommonSettings, setting
 from utils.driving import AgentFiles, find_agent
 from utils.figures import curves
@@ -80,13 +80,9 @@ def learn(settings: Settings, number: int) -> None:
         ):
             run(settings, collect_data, mode=mode, episodes=episodes, workers=settings.workers)
         run(settings, process_data)
-    run(settings, train_rnn, **read_header(agent.rnn).settings)
-    run(
-        settings,
-        train_dream,
-        **read_header(agent.controller).settings,
-        workers=settings.workers,
-    )
+    run(settings, train_rnn, **settings_of(read_header(agent.rnn), train_rnn.Settings))
+    evolution = settings_of(read_header(agent.controller), train_dream.Settings)
+    run(settings, train_dream, **evolution, workers=settings.workers)
 
 
 def score(settings: Settings, number: int) -> dict[str, Any]:

@@ -484,3 +484,12 @@ def test_a_checkpoint_of_unknown_precision_is_refused(tmp_path: Path, rnn: MDNRN
     fields["header_sha256"] = checkpoints._digest(fields)
     path.write_bytes(json.dumps(fields, sort_keys=True).encode() + b"\n" + leaves)
     refused(path, match="damaged or no checkpoint")
+
+
+def test_settings_that_a_script_no_longer_has_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "rnn.eqx"
+    settings = {"window": 50, "of_an_older_version": 1}
+    save(path, Header("rnn", {}, settings, {}, {}), {})
+    known = checkpoints.settings_of(read_header(path), train_rnn.Settings)
+    assert known == {"window": 50}
+    assert train_rnn.Settings(**known).window == 50

@@ -184,6 +184,12 @@ def settings_dict(settings: CommonSettings) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in where_and_how}
 
 
+def settings_of(header: Header, script: type[CommonSettings]) -> dict[str, Any]:
+    """The header's settings that a script has; the version that wrote them may have had others."""
+    known = {field.name for field in dataclasses.fields(script)}
+    return {name: value for name, value in header.settings.items() if name in known}
+
+
 def input_sha256(path: Path, step: str) -> str:
     """sha256 of an input file; Failure names the step that makes it if it is missing."""
     if not path.exists():
