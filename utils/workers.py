@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -70,7 +71,10 @@ def local_pool(workers: int, timeout: float) -> Iterator[Pool]:
     )
 
     def submit(function: Callable[[TaskT], ResultT], task: TaskT) -> "Future[ResultT]":
-        return pool.schedule(function, args=(task,), timeout=timeout)
+        try:
+            return pool.schedule(function, args=(task,), timeout=timeout)
+        except BrokenProcessPool as error:  # no process could be started: let that be said
+            raise error.__cause__ or error from None
 
     try:
         yield Pool(submit, workers, (ProcessExpired, TimeoutError), ATTEMPTS)
