@@ -86,7 +86,9 @@ def one_file(
         found, named = files_but(here, bad), [line for line in ended.lines if file in line]
         if named:
             assert len(named) == 1 and all(len(line) < 1000 for line in ended.lines), ended.lines
-            assert "1 of 5 files" in ended.errors, ended.lines
+            # What no scan finds V's training meets among the files that it reads together.
+            together = 5 if at_scan or stage != "see" else 3 if victim == VICTIM else 2
+            assert f"1 of {together} files" in ended.errors, ended.lines
         if stage == "see" and not at_scan:
             load_vae(here / "run" / "vae.eqx")  # learned from the others: no bytes to compare with
             assert named or "frames" not in name

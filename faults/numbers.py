@@ -163,7 +163,9 @@ def bad_fitness(value: float, candidates: int, at: int) -> Inject:
 
     def inject(script: Any) -> None:
         evolve, returns = script.evolve, script.dream_returns
-        poisoned_evolve, count = eqx.filter_jit(evolve.__wrapped__), itertools.count(1)
+        # Another function than `evolve`'s own: that one's trace is remembered, as it was.
+        poisoned_evolve = eqx.filter_jit(lambda *arguments: evolve.__wrapped__(*arguments))
+        count = itertools.count(1)
         script.generations_of_a_call = lambda *_: 1
 
         def poisoned_returns(*arguments: Any) -> Any:

@@ -129,16 +129,22 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
     signal.signal(signal.SIGTERM, _terminate)
     keep_freed_memory()
     keep_float32()
+    code, message = 0, ""
     try:
         main(settings)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        _exit(130, "interrupted; the same command goes on from where it was")
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # A second Ctrl-C would replace the exit code, or disturb the stopping of workers.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupted = 130, "interrupted; the same command goes on from where it was"
+        code, message = (stop.code, "") if isinstance(stop, SystemExit) else interrupted
     except (Failure, OSError, MemoryError) as error:
         if settings.debug:
             raise
-        _exit(1, _plain(error))
-    sys.exit(0)
+        code, message = 1, _plain(error)
+    # Only outside of these clauses is what `main` held let go of: its generators end, and with
+    # them their workers, for which an exit would wait forever.
+    _exit(code, message)
 
 
 def keep_freed_memory() -> None:
@@ -175,14 +181,13 @@ def _plain(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _exit(code: int, message: str) -> typing.NoReturn:
+def _exit(code: Any, message: str) -> typing.NoReturn:
     try:
         sys.stdout.flush()
     except OSError:  # nobody reads it or its disk is full; the interpreter would say so again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    # A second Ctrl-C while the interpreter tears down would replace the exit code.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if message:
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(code)
 
 
