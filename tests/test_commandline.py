@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -144,11 +145,15 @@ def test_wrong_usage_exits_2_and_says_what(
 
 
 def exit_of(
-    error: BaseException | None, capsys: pytest.CaptureFixture[str], debug: bool = False
+    error: BaseException | None,
+    capsys: pytest.CaptureFixture[str],
+    debug: bool = False,
+    work: Callable[[], object] = lambda: None,
 ) -> tuple[Any, str]:
-    """Exit code of a script whose main raises `error`, and what it says on stderr."""
+    """Exit code of a script whose main works and raises `error`, and what it says on stderr."""
 
     def main(settings: CommonSettings) -> None:
+        work()
         if error is not None:
             raise error
 
@@ -172,6 +177,31 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert code == 1 and said.endswith(": MemoryError\n")
     code, said = exit_of(KeyboardInterrupt(), capsys)
     assert code == 130 and "interrupted" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, Failure])
+def test_what_main_was_at_has_ended_before_the_exit(
+    error: Callable[[], BaseException],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[bool] = []
+
+    def workers() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            ended.append(True)
+
+    def stopped_at_work() -> None:
+        for _ in workers():
+            raise error()
+
+    at_exit: list[list[bool]] = []
+    leave = commandline._exit
+    monkeypatch.setattr(commandline, "_exit", lambda *how: (at_exit.append([*ended]), leave(*how)))
+    exit_of(None, capsys, work=stopped_at_work)
+    assert at_exit == [[True]]
 
 
 def test_debug_shows_the_traceback_and_bugs_always_do(capsys: pytest.CaptureFixture[str]) -> None:
