@@ -1,5 +1,6 @@
 """Worker processes that die, hang, raise, or lose their parent: with real processes."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pebble import ProcessPool
 
 from utils.commandline import Failure
 from utils.workers import ATTEMPTS, WORKER_ENVIRONMENT, default_workers, run_tasks
@@ -153,6 +155,23 @@ def test_environment_is_restored_and_workers_end_when_results_are_left(tmp_path:
     assert dict(os.environ) == before
     assert not is_running(attempts(tmp_path, 0)[0])
     assert not attempts(tmp_path, 99)
+
+
+def test_ctrl_c_while_workers_are_being_ended_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join = ProcessPool.join
+
+    def interrupted(pool: ProcessPool) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)  # where the main thread joins, it is interrupted here
+        join(pool)
+
+    monkeypatch.setattr(ProcessPool, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(run_tasks(square, [(0, str(tmp_path))], workers=1))
+    wait_for(lambda: not multiprocessing.active_children())
+    assert not is_running(attempts(tmp_path, 0)[0])
 
 
 def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:

@@ -81,12 +81,16 @@ def local_pool(workers: int, timeout: float) -> Iterator[Pool]:
         pool.close()
     finally:
         pool.stop()
-        pool.join()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        # In a thread of its own, which no signal interrupts: workers that were left would not
+        # end by Ctrl-C, and this process not without them.
+        ending = threading.Thread(target=pool.join)
+        ending.start()
+        ending.join()
 
 
 @contextlib.contextmanager
