@@ -13,11 +13,12 @@ import collections
 import contextlib
 import glob
 import gzip
+import itertools
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,6 +84,23 @@ def take_turns(contestants: dict[str, Work], arguments: argparse.Namespace) -> d
             if turn:
                 seconds[name].append(now() - begin)
     return {name: float(np.median(times)) for name, times in seconds.items()}
+
+
+def alone(
+    name: str,
+    batches: Generator[Any, None, None],
+    many: int,
+    size: int,
+    unit: str,
+    arguments: argparse.Namespace,
+) -> Measurement:
+    """How fast batches of `size` are made, `many` a turn; closes the generator.
+
+    Never among other contestants: threads that read ahead go on for a while after their turn.
+    """
+    with contextlib.closing(batches):
+        work = {name: lambda: list(itertools.islice(batches, many))}
+        return Measurement(name, take_turns(work, arguments)[name], many * size, unit)
 
 
 def has(package: str) -> bool:

@@ -8,7 +8,6 @@ multiplications of LSTM and heads, three times (forward, and two gradients). Bat
 they are made faster than the step learns from them.
 """
 
-import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,19 +121,13 @@ def main() -> None:
     contestants = {"ours": ours(batch)}
     if has("torch"):
         contestants["PyTorch"] = pytorch(batch)
-    with tempfile.TemporaryDirectory() as folder:
-        batches = batches_from(Path(folder), lanes, window)
-        contestants["  batches alone"] = lambda: list(itertools.islice(batches, BATCHES))
-        seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
-        batches.close()
+    seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
     steps = lanes * window
     operations = 3 * 2 * products_of_a_step(rnn) * steps
-    rows = [
-        Measurement(name, seconds[name], steps * BATCHES, "steps")
-        if name == "  batches alone"
-        else Measurement(name, seconds[name], steps, "steps", operations)
-        for name in contestants
-    ]
+    rows = [Measurement(name, seconds[name], steps, "steps", operations) for name in contestants]
+    with tempfile.TemporaryDirectory() as folder:
+        batches = batches_from(Path(folder), lanes, window)
+        rows.append(measuring.alone("  batches alone", batches, BATCHES, steps, "steps", arguments))
     measuring.report("M: a gradient step", rows, Ceilings.of(seconds), arguments, "PyTorch")
     with measuring.profile("our step"):
         measuring.wait(contestants["ours"]())

@@ -9,7 +9,6 @@ matrix product. Batches keep up if they are made faster than the step learns fro
 driven episodes they are read, unpacked, checked and shuffled, by threads, as in the training.
 """
 
-import itertools
 import tempfile
 from pathlib import Path
 
@@ -84,19 +83,15 @@ def main() -> None:
     if has("torch"):
         contestants["PyTorch"] = pytorch(frames, threads, False)
         contestants["PyTorch, channels last"] = pytorch(frames, threads, True)
+    seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
+    operations = 3 * 2 * products_of_a_frame(ConvVAE(key=jax.random.key(0))) * batch
+    rows = [Measurement(name, seconds[name], batch, "frames", operations) for name in contestants]
     with tempfile.TemporaryDirectory() as folder:
         entries = encoding.collect(Path(folder), 3000)
         batches = frame_batches(entries, batch, seed=0, start=0)
-        contestants["  batches alone"] = lambda: list(itertools.islice(batches, BATCHES))
-        seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
-        batches.close()
-    operations = 3 * 2 * products_of_a_frame(ConvVAE(key=jax.random.key(0))) * batch
-    rows = [
-        Measurement(name, seconds[name], batch * BATCHES, "frames")
-        if name == "  batches alone"
-        else Measurement(name, seconds[name], batch, "frames", operations)
-        for name in contestants
-    ]
+        rows.append(
+            measuring.alone("  batches alone", batches, BATCHES, batch, "frames", arguments)
+        )
     measuring.report("V: a gradient step", rows, Ceilings.of(seconds), arguments, "PyTorch")
     with measuring.profile("our step"):
         measuring.wait(contestants["ours"]())

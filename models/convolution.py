@@ -1,10 +1,13 @@
-"""Convolutions of stride 2 as matrix products.
+"""Convolutions of stride 2, as what a CPU does fast.
 
-XLA's CPU convolutions, and above all their gradients, are several times slower than its matrix
-products, and a GPU likes both. `correlate` (large image to small) and `paint` (small to large)
-are each other's transposes, so each is the other's gradient. Both take the kernel row by row: all
-patches of an image at once would be many times the image, and moving them costs a CPU more than
-the arithmetic. Left to derive gradients by itself, XLA also copies the patches transposed.
+XLA's CPU convolutions of stride 2, and above all their gradients, are several times slower than its
+matrix products, and a GPU likes both. `correlate` (large image to small) and `paint` (small to
+large) are each other's transposes, so each is the other's gradient. Left to derive gradients by
+itself, XLA copies the patches transposed.
+
+`correlate` and what a kernel owes are matrix products, row by row of the kernel: all patches of an
+image at once would be many times the image, and moving them costs a CPU more than the arithmetic.
+`paint` is a convolution of stride 1 whose pixels are cells of 2×2 pixels of the large image.
 
 A kernel has the axes row, column, channels of the large image, channels of the small one.
 """
@@ -20,44 +23,59 @@ Large = Float[Array, "*batch large large wide"]
 Small = Float[Array, "*batch small small narrow"]
 Kernel = Float[Array, "kernel kernel wide narrow"]
 
+FEW = 16  # channels of a large image: its patches are no larger than other images' rows of them
+
 
 def _seen_by_rows(x: Large, kernel: int) -> list[Float[Array, "*batch small small patch"]]:
-    """What each kernel row sees at each pixel of the small image: kernel × channels numbers."""
+    """What each kernel row sees at each pixel of the small image: kernel × channels numbers.
+
+    Of a large image with few channels all rows together, in one patch: short products are slow.
+    """
     small = (x.shape[-2] - kernel) // 2 + 1
     columns = jnp.stack([x[..., b : b + 2 * small - 1 : 2, :] for b in range(kernel)], axis=-2)
     columns = columns.reshape(*x.shape[:-2], small, -1)
-    return [columns[..., a : a + 2 * small - 1 : 2, :, :] for a in range(kernel)]
+    rows = [columns[..., a : a + 2 * small - 1 : 2, :, :] for a in range(kernel)]
+    return rows if x.shape[-1] >= FEW else [jnp.concatenate(rows, axis=-1)]
 
 
-def _add_at_stride(parts: list[Array], axis: int) -> Array:
-    """Part number a (n along `axis`) is added at a, a + 2, a + 4, …: 2n − 2 + len(parts) in all.
+def _to_cells(kernel: Kernel) -> Float[Array, "cells cells depth narrow"]:
+    """A kernel over cells of 2×2 pixels, 4 · wide channels deep: pixel row, column, channel.
 
-    Even and odd places are summed apart, then laid side by side.
+    One of odd size gets a last row and a last column of zeros.
     """
-    axis += parts[0].ndim
-    n, most = parts[0].shape[axis], (len(parts) + 1) // 2
+    size, _, wide, narrow = kernel.shape
+    border = (0, size % 2)
+    kernel = jnp.pad(kernel, (border, border, (0, 0), (0, 0)))
+    n = len(kernel) // 2
+    return kernel.reshape(n, 2, n, 2, wide, narrow).swapaxes(1, 2).reshape(n, n, -1, narrow)
 
-    def shifted(part: Array, by: int) -> Array:
-        padding = [(0, 0)] * part.ndim
-        padding[axis] = (by, most - 1 - by)
-        return jnp.pad(part, padding)
 
-    phases = [sum(shifted(part, by) for by, part in enumerate(parts[p::2])) for p in (0, 1)]
-    whole = jnp.stack(phases, axis + 1)
-    whole = whole.reshape(*whole.shape[:axis], -1, *whole.shape[axis + 2 :])
-    return jax.lax.slice_in_dim(whole, 0, 2 * n - 2 + len(parts), axis=axis)
+def _to_pixels(cells: Float[Array, "*batch cells cells depth"]) -> Large:
+    """An image of such cells, pixel by pixel."""
+    *batch, n, _, depth = cells.shape
+    pixels = cells.reshape(*batch, n, n, 2, 2, depth // 4).swapaxes(-4, -3)
+    return pixels.reshape(*batch, 2 * n, 2 * n, depth // 4)
 
 
 def _correlate(x: Large, kernel: Kernel) -> Small:
-    size, narrow = kernel.shape[0], kernel.shape[-1]
-    rows = zip(_seen_by_rows(x, size), kernel.reshape(size, -1, narrow), strict=True)
-    return sum(seen @ row for seen, row in rows)
+    seen = _seen_by_rows(x, len(kernel))
+    rows = kernel.reshape(len(seen), -1, kernel.shape[-1])
+    return sum(patch @ row for patch, row in zip(seen, rows, strict=True))
 
 
 def _paint(y: Small, kernel: Kernel) -> Large:
-    size, narrow = kernel.shape[0], kernel.shape[-1]
-    x = _add_at_stride([y @ row.T for row in kernel.reshape(size, -1, narrow)], axis=-3)
-    return _add_at_stride(jnp.split(x, size, axis=-1), axis=-2)
+    cells = _to_cells(kernel)[::-1, ::-1].swapaxes(2, 3)
+    reach = len(cells) - 1
+    painted = jax.lax.conv_general_dilated(
+        y.reshape(-1, *y.shape[-3:]),
+        cells,
+        window_strides=(1, 1),
+        padding=((reach, reach), (reach, reach)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    large = 2 * y.shape[-2] - 2 + len(kernel)
+    painted = _to_pixels(painted.reshape(*y.shape[:-3], *painted.shape[1:]))
+    return painted[..., :large, :large, :]
 
 
 def _kernel_gradient(x: Large, y: Small, size: int) -> Kernel:

@@ -1,5 +1,8 @@
 """V against independent implementations: eqx.nn's convolutions, KL worked by hand."""
 
+from collections.abc import Callable
+from functools import partial
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from jaxtyping import Array
 from oracles import random_model
 
+from models.convolution import correlate, paint
 from models.vae import (
     Conv,
     ConvTranspose,
@@ -90,6 +94,37 @@ def test_transposed_conv_equals_equinox(size: int, inputs: int, outputs: int, ke
         for j in range(size):
             painted[2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel] += patches[i, j]
     np.testing.assert_allclose(actual, painted + ours.bias, atol=2e-5)
+
+
+@eqx.filter_jit
+def gradients(function: Callable, image: Array, kernel: Array, weights: Array) -> tuple:
+    """Those of the weighted sum of what `function` makes, for the image and for the kernel."""
+    return jax.grad(lambda *x: (function(*x) * weights).sum(), (0, 1))(image, kernel)
+
+
+@pytest.mark.parametrize(("size", "kernel", "wide"), [(10, 4, 3), (10, 4, 20), (13, 5, 18)])
+def test_gradients_equal_those_that_jax_derives(size: int, kernel: int, wide: int) -> None:
+    def reference(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    random, small, narrow = np.random.default_rng(3), (size - kernel) // 2 + 1, 5
+    x, y, taps = (
+        random.standard_normal(shape).astype(np.float32)
+        for shape in (
+            (FRAMES, size, size, wide),
+            (FRAMES, small, small, narrow),
+            (kernel, kernel, wide, narrow),
+        )
+    )
+    expected = gradients(reference, x, taps, y)
+    actual = gradients(correlate, x, taps, y)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), actual, expected)
+    # paint is the transpose: x and y change places, the kernel is owed the same.
+    from_image, from_kernel = gradients(paint, y, taps, x)
+    np.testing.assert_allclose(from_image, reference(x, taps), atol=1e-4)
+    np.testing.assert_allclose(from_kernel, expected[1], atol=1e-4)
 
 
 def test_size_is_the_papers(vae: ConvVAE) -> None:
