@@ -8,9 +8,10 @@ PRESET ?= laptop
 DATA_DIR ?= data
 RUN_DIR ?= runs/default
 ROUNDS ?= 1
+SEED ?= 0
 FIRST_TRACK ?= 85000000
 FOLDERS = --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
-FLAGS = --preset $(PRESET) $(FOLDERS)
+FLAGS = --preset $(PRESET) --seed $(SEED) $(FOLDERS)
 
 .PHONY: help run drive reproduce iterate report dream extras test faults lint benchmark \
 	benchmark-pipeline benchmark-environment compare-environment clean

@@ -35,6 +35,7 @@ def curves(
                 marker = "o" if len(points) < 30 else ""
                 axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=name)
         axes.set(title=title, xlabel=xlabel)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if len(names) > 1 and axes.lines:
             axes.legend(fontsize=8)
