@@ -42,6 +42,6 @@ RUN touch /opt/venv/installed
 
 USER driver
 # The drawing is compiled into the image; and a check that it works without a screen.
-RUN python -c "import gymnasium; gymnasium.make('utils.fast_car_racing:FastCarRacing-v3').reset(seed=0)"
+RUN python -c "import gymnasium; gymnasium.make('fast_car_racing:FastCarRacing-v3').reset(seed=0)"
 
 CMD ["make", "run"]

@@ -24,14 +24,14 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-$(VENV)/installed-test: requirements-test.txt requirements.txt
+$(VENV)/installed-test: requirements/test.txt requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements/test.txt
 	touch $(VENV)/installed $@
 
 # atheris, which guides the fuzzing, has no wheels for some machines: all else goes without it.
-$(VENV)/installed-faults: requirements-faults.txt $(VENV)/installed-test
-	$(BIN)/python -m pip install --quiet --requirement requirements-faults.txt || true
+$(VENV)/installed-faults: requirements/faults.txt $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --requirement requirements/faults.txt || true
 	touch $@
 
 run: $(VENV)/installed  ## a first taste: all six steps in about 10 minutes of 2 CPU cores
@@ -53,17 +53,17 @@ reproduce: $(VENV)/installed  ## the recipe of docs/experiments.md, from nothing
 	$(BIN)/python process_data.py $(FLAGS)
 	$(BIN)/python train_rnn.py $(FLAGS) --optimism-penalty 2
 	$(BIN)/python train_dream.py $(FLAGS) --generations 60 --on-policy-share 0
-	$(BIN)/python iterate.py $(FLAGS) --rounds 3
+	$(BIN)/python -m tools.iterate $(FLAGS) --rounds 3
 	$(BIN)/python test_agent.py $(FLAGS) --log docs/test_log.jsonl
 
 iterate: $(VENV)/installed  ## Sim2Real2Sim: ROUNDS rounds in all with the agent of RUN_DIR
-	$(BIN)/python iterate.py $(FLAGS) --rounds $(ROUNDS)
+	$(BIN)/python -m tools.iterate $(FLAGS) --rounds $(ROUNDS)
 
 report: $(VENV)/installed  ## one HTML page of the run in RUN_DIR, with everything in it
-	$(BIN)/python report.py $(FOLDERS)
+	$(BIN)/python -m tools.report $(FOLDERS)
 
 extras: $(VENV)/installed-test  ## what else tests and scripts can use: Minari, Stable-Baselines3, ...
-	$(BIN)/python -m pip install --quiet --requirement requirements-extras.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements/extras.txt
 
 # The newest agent of runs/; if there is none, the shipped one.
 DREAM_RUN ?= $(firstword $(patsubst %/,%,$(dir $(wildcard \
@@ -71,7 +71,7 @@ DREAM_RUN ?= $(firstword $(patsubst %/,%,$(dir $(wildcard \
 DREAM_DIR ?= runs/dream
 
 dream: $(VENV)/installed  ## the newest agent's dream as a web page, shown in the browser
-	$(BIN)/python export_dream.py --run-dir $(DREAM_RUN) --output-dir $(DREAM_DIR) --open
+	$(BIN)/python -m tools.export_web --run-dir $(DREAM_RUN) --output-dir $(DREAM_DIR) --open
 
 drive: $(VENV)/installed  ## the shipped agent on 4 real tracks: score and film in runs/drive
 	$(BIN)/python test_agent.py --run-dir pretrained --first-track $(FIRST_TRACK) \
@@ -88,8 +88,8 @@ lint: $(VENV)/installed-test  ## style
 	$(BIN)/ruff format --check .
 
 # PyTorch's and EnvPool's rows are left out where these have no wheels.
-$(VENV)/installed-benchmarks: requirements-benchmarks.txt $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --requirement requirements-benchmarks.txt || true
+$(VENV)/installed-benchmarks: requirements/benchmarks.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements/benchmarks.txt || true
 	touch $@
 
 BENCHMARK ?=

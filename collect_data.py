@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from utils import commandline
-from utils.commandline import CommonSettings, progress, setting
-from utils.driving import AGENT_MODES, AgentFiles, Drive, drive_all, find_agent, versions
-from utils.environment import ENVIRONMENTS, MAX_STEPS
-from utils.episodes import EPISODE_ARRAYS, scan
-from utils.files import locked, timed
-from utils.tracks import MODES, TRAINING
-from utils.workers import default_workers
+from utils import runtime
+from utils.data.episodes import EPISODE_ARRAYS, scan
+from utils.data.splits import AGENT_MODES, MODES, TRAINING
+from utils.io.files import locked, timed
+from utils.io.run_folder import AgentFiles, find_agent
+from utils.runtime import default_workers, progress
+from utils.settings import CommonSettings, parse, setting
+from utils.sim.env import ENVIRONMENTS, MAX_STEPS
+from utils.sim.rollouts import Drive, drive_all, versions
 
 MENU = {
     "random": "Random (Brownian noise)",
@@ -168,4 +169,4 @@ def collect(tasks: list[Drive], workers: int, cluster: str | None) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))
+    runtime.run(main, parse(Settings, __doc__, PRESETS))

@@ -18,22 +18,21 @@ import jax
 import numpy as np
 
 from models.vae import ConvVAE
-from utils import commandline
-from utils.checkpoints import load_vae
-from utils.commandline import CommonSettings, describe_device, progress, setting
-from utils.episodes import (
+from utils import runtime
+from utils.data.episodes import (
     EPISODE_ARRAYS,
     Entry,
-    SetAside,
     episode_rows,
     read_episode,
     scan,
     scan_latents,
-    write_arrays,
 )
-from utils.files import locked, sha256_of, timed
-from utils.reading import THREADS, read_ahead
-from utils.workers import default_workers
+from utils.data.prefetch import THREADS, read_ahead
+from utils.io.checkpoints import load_vae
+from utils.io.files import locked, sha256_of, timed
+from utils.io.npz import SetAside, write_arrays
+from utils.runtime import default_workers, describe_device, progress
+from utils.settings import CommonSettings, parse, setting
 
 
 @dataclass(frozen=True)
@@ -137,4 +136,4 @@ def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[
 
 
 if __name__ == "__main__":
-    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))
+    runtime.run(main, parse(Settings, __doc__, PRESETS))

@@ -21,14 +21,17 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, UInt8
 
 from models.vae import LATENT, ConvVAE, LossWeights, VAELoss, vae_loss
-from utils import checkpoints, commandline
-from utils.checkpoints import Header
-from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
-from utils.episodes import EPISODE_ARRAYS, dataset_fingerprint, scan
-from utils.figures import curves, save_image, tile_images, to_uint8
-from utils.files import Metrics, locked, read_metrics, timed
-from utils.frame_batches import frame_batches, spread_frames
-from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
+from utils import runtime
+from utils.data.episodes import EPISODE_ARRAYS, dataset_fingerprint, scan
+from utils.data.frames import frame_batches, spread_frames
+from utils.errors import Failure
+from utils.io import checkpoints
+from utils.io.checkpoints import Header
+from utils.io.files import Metrics, locked, read_metrics, timed
+from utils.io.resume import Plan, plan_training, saving_when_stopped, stop_if_diverged
+from utils.runtime import describe_device, progress
+from utils.settings import CommonSettings, parse, setting
+from utils.viz.figures import curves, save_image, tile_images, to_uint8
 
 
 @dataclass(frozen=True)
@@ -206,4 +209,4 @@ def first_state(
 
 
 if __name__ == "__main__":
-    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))
+    runtime.run(main, parse(Settings, __doc__, PRESETS))

@@ -16,16 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from utils import commandline
-from utils.agent import Agent
-from utils.commandline import CommonSettings, describe_device, progress, setting
-from utils.driving import AgentFiles, Drive, Outcome, drive_all, find_agent, versions
-from utils.environment import ENVIRONMENTS, MAX_STEPS
-from utils.episodes import read_episode
-from utils.files import append_record, locked, timed, write_json
-from utils.film import replay, write_film, write_grid, write_plot
-from utils.tracks import SPLITS
-from utils.workers import default_workers
+from utils import runtime
+from utils.data.episodes import read_episode
+from utils.data.splits import SPLITS
+from utils.io.files import append_record, locked, timed, write_json
+from utils.io.run_folder import AgentFiles, find_agent
+from utils.runtime import default_workers, describe_device, progress
+from utils.settings import CommonSettings, parse, setting
+from utils.sim.agent import Agent
+from utils.sim.env import ENVIRONMENTS, MAX_STEPS
+from utils.sim.rollouts import Drive, Outcome, drive_all, versions
+from utils.viz.video import replay, write_film, write_grid, write_plot
 
 
 @dataclass(frozen=True)
@@ -173,4 +174,4 @@ def film(settings: Settings, agent: Agent, output: Path, track: int) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))
+    runtime.run(main, parse(Settings, __doc__, PRESETS))

@@ -7,7 +7,7 @@
 Reads data/latents/ (dreams begin at moments of real episodes), vae.eqx and rnn.eqx. CMA-ES evolves
 all parameters of the controller from zero. Every --validate-every generations the distribution's
 mean is saved and driven on real validation tracks; the best of these becomes controller.eqx. Also
-writes starts.eqx (the moments that dreams begin at, for utils/dream_env.py), snapshots/,
+writes starts.eqx (the moments that dreams begin at, for envs/dream.py), snapshots/,
 controller.metrics.jsonl and controller.png. About 2 seconds a generation of 64 candidates × 16
 dreams × 200 steps on 2 CPU cores. Run again, it goes on where it was stopped.
 """
@@ -28,19 +28,21 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from models.controller import Controller, Whitening
 from models.dream import dream_returns, on_each_device
 from models.rnn import MDNRNN, mixture_noise
-from utils import checkpoints, commandline
-from utils.agent import require_lineage
-from utils.checkpoints import Header
-from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
-from utils.dream_starts import StartBank, build_bank, save_bank
-from utils.driving import AgentFiles, Drive, drive_all
-from utils.environment import ENVIRONMENTS, MAX_STEPS
-from utils.episodes import dataset_fingerprint, find_latents
-from utils.figures import curves
-from utils.files import Metrics, locked, read_metrics, sha256_of, timed
-from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
-from utils.tracks import VALIDATION
-from utils.workers import default_workers
+from utils import runtime
+from utils.data.episodes import dataset_fingerprint, find_latents
+from utils.data.splits import VALIDATION
+from utils.data.start_states import StartBank, build_bank, save_bank
+from utils.errors import Failure
+from utils.io import checkpoints
+from utils.io.checkpoints import Header
+from utils.io.files import Metrics, locked, read_metrics, sha256_of, timed
+from utils.io.resume import Plan, plan_training, saving_when_stopped, stop_if_diverged
+from utils.io.run_folder import AgentFiles, require_lineage
+from utils.runtime import default_workers, describe_device, progress
+from utils.settings import CommonSettings, parse, setting
+from utils.sim.env import ENVIRONMENTS, MAX_STEPS
+from utils.sim.rollouts import Drive, drive_all
+from utils.viz.figures import curves
 
 
 @dataclass(frozen=True)
@@ -358,4 +360,4 @@ def first_state(plan: Plan, evolution: Evolution, settings: Settings) -> tuple[C
 
 
 if __name__ == "__main__":
-    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))
+    runtime.run(main, parse(Settings, __doc__, PRESETS))

@@ -21,22 +21,19 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from models.forecast import HORIZONS, one_step, open_loop_forecasts
+from models.evaluation import HORIZONS, one_step, open_loop_forecasts
 from models.rnn import HIDDEN, MDNRNN, LSTMState, RNNLoss, Window, rnn_loss
-from utils import checkpoints, commandline
-from utils.checkpoints import Header
-from utils.commandline import CommonSettings, Failure, describe_device, progress, setting
-from utils.episodes import Entry, dataset_fingerprint, find_latents
-from utils.figures import curves
-from utils.files import Metrics, locked, read_metrics, sha256_of, timed
-from utils.latent_windows import (
-    Batch,
-    lane_schedule,
-    read_latents,
-    window_batches,
-    window_of,
-)
-from utils.lineage import Plan, plan_training, saving_when_stopped, stop_if_diverged
+from utils import runtime
+from utils.data.episodes import Entry, dataset_fingerprint, find_latents
+from utils.data.sequences import Batch, lane_schedule, read_latents, window_batches, window_of
+from utils.errors import Failure
+from utils.io import checkpoints
+from utils.io.checkpoints import Header
+from utils.io.files import Metrics, locked, read_metrics, sha256_of, timed
+from utils.io.resume import Plan, plan_training, saving_when_stopped, stop_if_diverged
+from utils.runtime import describe_device, progress
+from utils.settings import CommonSettings, parse, setting
+from utils.viz.figures import curves
 
 
 @dataclass(frozen=True)
@@ -267,4 +264,4 @@ def report(record: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(main, commandline.parse(Settings, __doc__, PRESETS))
+    runtime.run(main, parse(Settings, __doc__, PRESETS))

@@ -20,12 +20,13 @@ from benchmarks.measuring import Ceilings, Measurement, Work
 from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
-from utils.agent import LANES, Agent
-from utils.checkpoints import Header, save
-from utils.driving import AgentFiles, Drive, Group, drive_all, run_drives
-from utils.environment import make_environment, shrink
-from utils.files import sha256_of
-from utils.workers import default_workers
+from utils.io.checkpoints import Header, save
+from utils.io.files import sha256_of
+from utils.io.run_folder import AgentFiles
+from utils.runtime import default_workers
+from utils.sim.agent import LANES, Agent
+from utils.sim.env import make_environment, shrink
+from utils.sim.rollouts import Drive, Group, drive_all, run_drives
 
 STARTED = 60  # steps before the clock: the zoom phase is not normal driving
 

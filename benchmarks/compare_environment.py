@@ -42,7 +42,7 @@ def occasions(env) -> list[str]:
 def compare_track(seed: int, style: str, steps: int, seen: Counter, **options) -> list[str]:
     """Drive one track in both environments; counts into `seen` and returns the differences."""
     original = gymnasium.make("CarRacing-v3", **options)
-    ours = gymnasium.make("utils.fast_car_racing:FastCarRacing-v3", **options)
+    ours = gymnasium.make("fast_car_racing:FastCarRacing-v3", **options)
     random = np.random.default_rng(seed)
     results = [env.reset(seed=seed) for env in (original, ours)]
     differences = [] if np.array_equal(results[0][0], results[1][0]) else [f"{seed}: reset"]

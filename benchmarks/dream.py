@@ -16,8 +16,8 @@ from models.controller import Controller
 from models.dream import DreamState, dream_returns
 from models.rnn import MDNRNN, LSTMState, mixture_noise
 from train_dream import Evolution, Settings, evolve, first_state, whiten
-from utils.dream_starts import StartBank
-from utils.lineage import Plan
+from utils.data.start_states import StartBank
+from utils.io.resume import Plan
 
 POPULATIONS = (64, 1024)
 DREAMS = 16

@@ -18,8 +18,8 @@ import gymnasium
 import jax
 import numpy as np
 
-DREAM = "utils.dream_env:DreamCarRacing-v0"
-REAL = "utils.dream_env:RealCarRacing-v0"
+DREAM = "envs:DreamCarRacing-v0"
+REAL = "envs:RealCarRacing-v0"
 SECONDS_A_TURN = 2.0
 
 

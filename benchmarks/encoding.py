@@ -20,18 +20,12 @@ import process_data
 from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.vae import ConvVAE
-from utils.driving import Drive, drive_all
-from utils.episodes import (
-    EPISODE_ARRAYS,
-    Entry,
-    episode_rows,
-    read_episode,
-    scan,
-    write_arrays,
-)
-from utils.reading import read_ahead
-from utils.run_record import size_of
-from utils.workers import default_workers
+from tools.report.run_record import size_of
+from utils.data.episodes import EPISODE_ARRAYS, Entry, episode_rows, read_episode, scan
+from utils.data.prefetch import read_ahead
+from utils.io.npz import write_arrays
+from utils.runtime import default_workers
+from utils.sim.rollouts import Drive, drive_all
 
 JOB = 10_000_000  # frames
 

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.fast_car_racing
+import fast_car_racing.env
 from benchmarks.driving import follow_line
 
 WARM_UP = 60  # steps before the clock starts: the zoom phase is not normal driving
@@ -88,7 +88,7 @@ def measure(
     """Steps per second of each row: the median of its turns."""
     rows = {
         "gymnasium": Gymnasium(gymnasium.envs.box2d.car_racing.CarRacing()),
-        "ours": Gymnasium(utils.fast_car_racing.FastCarRacing()),
+        "ours": Gymnasium(fast_car_racing.env.FastCarRacing()),
         "physics": Gymnasium(Physics()),
     }
     if find_spec("envpool"):

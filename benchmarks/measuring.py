@@ -26,8 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.commandline import keep_float32, keep_freed_memory
-from utils.workers import default_workers
+from utils.runtime import default_workers, keep_float32, keep_freed_memory
 
 Work = Callable[[], Any]
 
@@ -107,7 +106,7 @@ def has(package: str) -> bool:
     """Whether an optional package is installed; says what its rows need if not."""
     found = find_spec(package) is not None
     if not found:
-        print(f"no {package}: its rows need `pip install -r requirements-benchmarks.txt`")
+        print(f"no {package}: its rows need `pip install -r requirements/benchmarks.txt`")
     return found
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.measuring import machine
-from utils.commandline import PRESETS
-from utils.files import TIMES_NAME, read_records
+from utils.io.files import TIMES_NAME, read_records
+from utils.settings import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 # Episodes of each way of driving, as the README has them.

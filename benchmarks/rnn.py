@@ -1,7 +1,7 @@
 """M's gradient step, beside PyTorch's LSTM with the same heads and loss.
 
     python -m benchmarks.rnn --one-core
-    pip install -r requirements-benchmarks.txt     # for the row of PyTorch
+    pip install -r requirements/benchmarks.txt     # for the row of PyTorch
 
 A step is forward, backward, clipping and Adam on a window of every lane. The floor counts the
 multiplications of LSTM and heads, three times (forward, and two gradients). Batches keep up if
@@ -21,10 +21,10 @@ import train_rnn
 from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.rnn import MDNRNN, LSTMState, Window
-from utils.environment import Episode
-from utils.episodes import episode_rows, scan_latents, write_arrays
-from utils.latent_windows import Batch, lane_schedule, read_latents, window_batches
-from utils.workers import default_workers
+from utils.data.episodes import Episode, episode_rows, scan_latents
+from utils.data.sequences import Batch, lane_schedule, read_latents, window_batches
+from utils.io.npz import write_arrays
+from utils.runtime import default_workers
 
 BATCHES = 20  # made in a turn
 

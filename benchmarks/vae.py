@@ -1,7 +1,7 @@
 """V's gradient step, beside the same model in PyTorch.
 
     python -m benchmarks.vae --one-core
-    pip install -r requirements-benchmarks.txt     # for the rows of PyTorch
+    pip install -r requirements/benchmarks.txt     # for the rows of PyTorch
 
 A step is forward, backward, clipping and Adam on a batch of uint8 frames. The floor counts the
 multiplications of the layers, three times (forward, and two gradients), at the rate of the
@@ -20,8 +20,8 @@ import run_vae_training
 from benchmarks import encoding, measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.vae import ConvVAE
-from utils.frame_batches import frame_batches
-from utils.workers import default_workers
+from utils.data.frames import frame_batches
+from utils.runtime import default_workers
 
 BATCHES = 50  # made in a turn
 

@@ -52,7 +52,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     try:
         import distributed  # noqa: F401
     except ImportError:
-        raise NotTried("Dask is not installed: requirements-dask.txt") from None
+        raise NotTried("Dask is not installed: requirements/dask.txt") from None
     with (
         open(folder / "cluster.log", "wb") as log,
         subprocess.Popen(

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from faults.stages import ROOT
-from utils import checkpoints
-from utils.checkpoints import Header
-from utils.episodes import EPISODE_ARRAYS, latent_arrays, write_arrays
+from utils.data.episodes import EPISODE_ARRAYS, latent_arrays
+from utils.io import checkpoints
+from utils.io.checkpoints import Header
+from utils.io.npz import write_arrays
 
 sys.path.insert(0, str(ROOT / "tests"))
 from test_episodes import (
@@ -62,7 +63,8 @@ def write_sound(path: Path, kind: str) -> None:
 
 def read(path: Path, kind: str) -> Any:
     """Read it as the stages do."""
-    from utils.episodes import read_arrays, read_episode
+    from utils.data.episodes import read_episode
+    from utils.io.npz import read_arrays
 
     if kind == "checkpoint":
         return checkpoints.load(path, "rnn", lambda header: tree(**header.sizes))

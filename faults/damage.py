@@ -13,9 +13,9 @@ from faults.references import assert_same, files_in, prepare, reference, scratch
 from faults.stages import TRAININGS, finish
 from faults.trials import Suite, Trial
 from models.vae import LATENT
-from utils.checkpoints import load_vae
-from utils.episodes import EPISODE_ARRAYS, scan, scan_latents
-from utils.files import LOCK_NAME, TIMES_NAME, sha256_of
+from utils.data.episodes import EPISODE_ARRAYS, scan, scan_latents
+from utils.io.checkpoints import load_vae
+from utils.io.files import LOCK_NAME, TIMES_NAME, sha256_of
 
 VICTIM = "recovery/20000002.npz"  # an episode that V and M learn from
 HELD_OUT = "recovery/20000001.npz"

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the loaders with atheris (optional: requirements-faults.txt).
+"""Coverage-guided fuzzing of the loaders with atheris (optional: requirements/faults.txt).
 
     python -m faults.fuzz episode -max_total_time=60 CORPUS
 
@@ -48,7 +48,7 @@ def fuzz(suite: Any, rng: np.random.Generator, target: str) -> dict[str, Any]:
     try:
         import atheris  # noqa: F401
     except ImportError:
-        raise NotTried("atheris is not installed: requirements-faults.txt") from None
+        raise NotTried("atheris is not installed: requirements/faults.txt") from None
     with scratch(suite) as folder:
         seeds = folder / "corpus"
         seeds.mkdir()
@@ -110,12 +110,12 @@ def main() -> None:
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
     with atheris.instrument_imports(
-        include=["utils.episodes", "utils.checkpoints", "zipfile", "numpy.lib", "json"]
+        include=["utils.data.episodes", "utils.io.checkpoints", "zipfile", "numpy.lib", "json"]
     ):
         pass
     from faults import corpus
     from faults.guard import guarded
-    from utils.commandline import Failure
+    from utils.errors import Failure
 
     target, arguments = sys.argv[1], [sys.argv[0], *sys.argv[2:]]
     kind = target.split()[0]

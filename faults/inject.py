@@ -1,7 +1,7 @@
 """What goes wrong inside a script: each function returns an `inject(script)` for `stages.start`.
 
 Nothing here is known to the scripts. What must go wrong in a worker reaches it by its environment
-and by `drive`, which takes the place of `utils.driving.run_drives`.
+and by `drive`, which takes the place of `utils.sim.rollouts.run_drives`.
 """
 
 import builtins
@@ -17,22 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import utils.driving
-import utils.files
-import utils.workers
+import utils.io.files
+import utils.sim.rollouts
+import utils.sim.workers
 from faults.trials import NotTried
-from utils.driving import Group, Outcome, run_drives
+from utils.sim.rollouts import Group, Outcome, run_drives
 
 Inject = Callable[[Any], object]
 WORKER_ORDERS = "FAULTS_WORKER"  # environment variable: what a worker is to do, and with which file
 
 
 def at_renames(action: Callable[[int, str, Any], None]) -> None:
-    """Call `action(count, "before" | "after", target)` around each rename by utils.files."""
+    """Call `action(count, "before" | "after", target)` around each rename by utils.io.files."""
     replace, count = os.replace, itertools.count(1)
 
     def replacing(source: Any, target: Any) -> None:
-        if sys._getframe(1).f_code.co_filename != utils.files.__file__:
+        if sys._getframe(1).f_code.co_filename != utils.io.files.__file__:
             return replace(source, target)
         number = next(count)
         action(number, "before", target)
@@ -43,7 +43,7 @@ def at_renames(action: Callable[[int, str, Any], None]) -> None:
 
 
 def at_writes(action: Callable[[int, Any], Any]) -> None:
-    """`action(count, path)` may name another file for each that utils.files opens to fill."""
+    """`action(count, path)` may name another file for each that utils.io.files opens to fill."""
     count = itertools.count(1)
 
     def opening(path: Any, *arguments: Any, **how: Any) -> Any:
@@ -51,13 +51,13 @@ def at_writes(action: Callable[[int, Any], Any]) -> None:
             path = action(next(count), path)
         return builtins.open(path, *arguments, **how)
 
-    utils.files.open = opening
+    utils.io.files.open = opening
 
 
 def orders_to_workers(orders: str) -> None:
     """Have the workers call `drive` with these orders."""
     os.environ[WORKER_ORDERS] = orders
-    utils.driving.run_drives = drive
+    utils.sim.rollouts.run_drives = drive
 
 
 def drive(group: Group) -> list[Outcome]:
@@ -120,7 +120,7 @@ def worker_orders(order: str, number: int, path: Path, seconds: float | None = N
     def inject(script: Any) -> None:
         orders_to_workers(f"{order} {number} {path}")
         if seconds is not None:
-            utils.workers.run_tasks.__defaults__ = (seconds, None)
+            utils.sim.workers.run_tasks.__defaults__ = (seconds, None)
 
     return inject
 

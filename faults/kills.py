@@ -13,7 +13,7 @@ from faults.stages import FLAGS, ROUND, finish, start
 from faults.trials import NotTried, Suite, Trial
 
 RANDOM_KILLS = 16  # of each stage
-ROUND_KILLS = 8  # of iterate.py, which takes five times as long
+ROUND_KILLS = 8  # of tools.iterate, which takes five times as long
 ROUNDS = 5  # by hand; in each, every stage is killed once
 
 

@@ -17,7 +17,7 @@ from faults.corpus import CONTRACTS
 from faults.guard import guarded, in_time
 from faults.references import scratch
 from faults.trials import Suite, Trial
-from utils.commandline import Failure
+from utils.errors import Failure
 
 
 def trials(suite: Suite) -> Iterator[Trial]:

@@ -13,9 +13,9 @@ from faults.inject import Inject
 from faults.references import prepare, reference, scratch
 from faults.stages import finish
 from faults.trials import Suite, Trial
-from utils.environment import Episode
-from utils.episodes import episode_rows, write_arrays, write_episode
-from utils.files import sha256_of
+from utils.data.episodes import Episode, episode_rows, write_episode
+from utils.io.files import sha256_of
+from utils.io.npz import write_arrays
 
 
 def peak_memory(path: Path, then: Inject | None = None) -> Inject:

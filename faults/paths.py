@@ -15,7 +15,7 @@ from faults.inject import Inject, note
 from faults.references import Files, assert_same, chain_of, files_in, prepare, reference, scratch
 from faults.stages import SCRIPTS, SIX, Ended, finish
 from faults.trials import NotTried, Suite, Trial
-from utils.files import read_records
+from utils.io.files import read_records
 
 LONG = "n" * 200  # a name may have 255 bytes
 # What follows --data-dir, --run-dir and --output-dir, below and beside the folder of the trial.
@@ -173,7 +173,7 @@ OTHERS = {
 def output(suite: Suite, rng: np.random.Generator, script: str, name: str) -> None:
     """A script that is no stage writes to the folder, or the page, of that name."""
     if script == "minari" and importlib.util.find_spec("minari") is None:
-        raise NotTried("Minari is not installed: requirements-faults.txt")
+        raise NotTried("Minari is not installed: requirements/faults.txt")
     flag, made = OUTPUTS[script]
     with scratch(suite) as folder:
         sandbox = Sandbox(folder, name)

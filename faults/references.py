@@ -16,7 +16,7 @@ import numpy as np
 from faults import inject
 from faults.stages import ABSENT, FLAGS, ROUND, finish, start
 from faults.trials import Suite
-from utils.files import LOCK_NAME, TIMES_NAME
+from utils.io.files import LOCK_NAME, TIMES_NAME
 
 Files = dict[str, str]  # sha256 of every file of a folder, by its path in there
 
@@ -63,7 +63,7 @@ class Reference:
 
 
 def reference(suite: Suite, stage: str, chain: str | None = None) -> Reference:
-    """The uninterrupted run of a stage; of a round it is the one by iterate.py."""
+    """The uninterrupted run of a stage; of a round it is the one by tools.iterate."""
     return Reference(**_references(suite, chain or chain_of(stage))[stage])
 
 
@@ -105,7 +105,7 @@ def make_references(
     """Run a chain of stages uninterrupted and keep every file that they made, by its sha256.
 
     "run" is all six stages; "other" the same with another seed; "round" a Sim2Real2Sim round on
-    top of "run", "iterate" one by iterate.py; "absent" the stages of "run" that learn, each with
+    top of "run", "iterate" one by tools.iterate; "absent" the stages of "run" that learn, each with
     one of its files removed.
     What all is compared with must be reproducible itself: a stage that will be killed is run
     twice, and the second run, with all compiled, says how long it takes.

@@ -13,8 +13,8 @@ from faults import inject
 from faults.references import assert_same, files_in, reference, referenced, workspace
 from faults.stages import SAVE_NEVER, TRAININGS, finish, start
 from faults.trials import NotTried, Suite, Trial
-from utils.checkpoints import read_header
-from utils.files import TEMPORARY_SUFFIX, TIMES_NAME
+from utils.io.checkpoints import read_header
+from utils.io.files import TEMPORARY_SUFFIX, TIMES_NAME
 
 WITH_WORKERS = ("collect", "dream", "drive")
 HANG_SECONDS = 45.0  # after which a worker counts as hanging; loading a model takes some three

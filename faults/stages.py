@@ -23,7 +23,8 @@ import numpy as np
 import tqdm
 
 from faults.trials import FORK, NotTried
-from utils import commandline
+from utils import runtime
+from utils.settings import parse
 
 ROOT = Path(__file__).parents[1]
 # A script that does nothing for so long hangs, and so does one that works for so long: seconds of
@@ -37,12 +38,12 @@ SCRIPTS = {
     "predict": "train_rnn",
     "dream": "train_dream",
     "drive": "test_agent",
-    "round": "iterate",
-    "report": "report",
-    "ship": "ship_agent",
-    "study": "study_agent",
-    "page": "export_dream",
-    "minari": "export_minari",
+    "round": "tools.iterate",
+    "report": "tools.report.__main__",
+    "ship": "tools.export_weights",
+    "study": "tools.analysis.__main__",
+    "page": "tools.export_web",
+    "minari": "tools.export_minari",
 }
 FLAGS = {
     "collect": "--mode recovery --episodes 3 --max-steps 30 --workers 1",
@@ -90,7 +91,7 @@ TINY = {
     "run_vae_training": {"HELD_OUT_FRAMES": 8, "SHOWN_FRAMES": 4},
     "train_dream": {"MAX_STEPS": 30, "FIXED_DREAMS": 4},
     "test_agent": {"MAX_STEPS": 30},
-    "utils.dream_starts": {"MOMENTS": 4},
+    "utils.data.start_states": {"MOMENTS": 4},
 }
 
 
@@ -101,7 +102,7 @@ def import_scripts() -> None:
     with mock.patch.object(jax.numpy, "asarray", np.asarray):
         for script in SCRIPTS.values():
             importlib.import_module(script)
-    for module in ("utils.agent", "utils.fast_car_racing", "matplotlib.backends.backend_agg"):
+    for module in ("utils.sim.agent", "fast_car_racing.env", "matplotlib.backends.backend_agg"):
         importlib.import_module(module)
     from jax._src import xla_bridge
 
@@ -286,11 +287,11 @@ def _child(
     tqdm.tqdm.update = beat
     sys.argv = [f"{SCRIPTS[stage]}.py", *arguments]
     presets = getattr(script, "PRESETS", {})
-    settings = commandline.parse(script.Settings, script.__doc__, presets)
+    settings = parse(script.Settings, script.__doc__, presets)
     if inject is not None:
         inject(script)
     os.write(pipe, b"M")
-    commandline.run(script.main, settings)
+    runtime.run(script.main, settings)
 
 
 def start(

@@ -9,8 +9,8 @@ import numpy as np
 from faults.references import assert_same, files_in, prepare, reference, scratch, workspace
 from faults.stages import TRAININGS, finish, start
 from faults.trials import Suite, Trial
-from utils.checkpoints import read_header
-from utils.files import sha256_of
+from utils.io.checkpoints import read_header
+from utils.io.files import sha256_of
 
 MODELS = ("run/vae.eqx", "run/rnn.eqx", "run/controller.eqx")
 ONE_EPISODE = "recovery/20000002.npz"

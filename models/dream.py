@@ -1,7 +1,7 @@
 """The dream: the RNN imagines what the controller's actions lead to (section 4).
 
 The same imagined step, `imagine`, serves evolution, open-loop evaluation, the videos and the
-Gymnasium environment (utils/dream_env.py).
+Gymnasium environment (envs/dream.py).
 """
 
 from typing import NamedTuple

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from models.linear import Linear
-from models.lstm import LSTMState, advance, run
+from models.layers.linear import Linear
+from models.layers.lstm import LSTMState, advance, run
 from models.vae import LATENT, sample_latent
 
 HIDDEN = 256

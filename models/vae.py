@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from models.convolution import Conv, ConvTranspose
-from models.linear import Linear
+from models.layers.conv import Conv, ConvTranspose
+from models.layers.linear import Linear
 
 LATENT = 32
 FRAME_PIXELS = 64

@@ -16,7 +16,7 @@ from jaxtyping import install_import_hook
 with install_import_hook("models", "beartype.beartype"):
     import models.controller
     import models.dream
-    import models.forecast
+    import models.evaluation
     import models.rnn
     import models.vae  # noqa: F401
 

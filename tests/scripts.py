@@ -36,11 +36,11 @@ FLAGS: dict[str, list[str]] = {
         *("--validation-tracks", "1", "--workers", "1"),
     ],
     "test_agent.py": ["--workers", "2"],
-    "study_agent.py": [],
-    "ablate.py": ["--workers", "1"],
-    "report.py": [],
-    "export_minari.py": [],
-    "iterate.py": ["--workers", "2"],
+    "tools.analysis": [],
+    "tools.ablate": ["--workers", "1"],
+    "tools.report": [],
+    "tools.export_minari": [],
+    "tools.iterate": ["--workers", "2"],
 }
 COLLECTED = {"recovery": 3, "random": 2}
 
@@ -62,7 +62,8 @@ class Workshop:
 
     def command(self, script: str, *flags: str) -> list[str]:
         folders = ["--data-dir", str(self.data), "--run-dir", str(self.run_dir)]
-        return [sys.executable, str(ROOT / script), *folders, *FLAGS[script], *flags]
+        program = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
+        return [sys.executable, *program, *folders, *FLAGS[script], *flags]
 
     def run(
         self, script: str, *flags: str, text: str | None = None

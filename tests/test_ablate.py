@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scripts import Workshop
 
-from ablate import after_random_units
 from models.rnn import MDNRNN
-from utils.checkpoints import load_controller, load_rnn, read_header
-from utils.files import sha256_of
+from tools.ablate import after_random_units
+from utils.io.checkpoints import load_controller, load_rnn, read_header
+from utils.io.files import sha256_of
 
 LATENT, HIDDEN = 4, 6
 
@@ -39,7 +39,7 @@ def ablated(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Wor
     """What the six scripts made, with every ablation but one."""
     made = workshop.copy(tmp_path_factory.mktemp("ablated"), "data", "run")
     for without in ("memory", "trained-memory", "asymmetric-loss"):
-        made.succeed("ablate.py", "--without", without)
+        made.succeed("tools.ablate", "--without", without)
     return made
 
 
@@ -81,7 +81,7 @@ def test_without_asymmetry_m_learns_as_long_as_it_did(
 def test_an_ablation_drives_and_is_not_made_again(ablated: Workshop, tmp_path: Path) -> None:
     folder = folder_of(ablated, "trained-memory")
     before = ablated.files("run/ablations/trained-memory/*.eqx")
-    ablated.succeed("ablate.py", "--without", "trained-memory")
+    ablated.succeed("tools.ablate", "--without", "trained-memory")
     assert ablated.files("run/ablations/trained-memory/*.eqx") == before
     flags = ("--episodes", "1", "--output-dir", str(tmp_path))
     ablated.succeed("test_agent.py", "--run-dir", str(folder), *flags)

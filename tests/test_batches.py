@@ -7,31 +7,27 @@ import jax
 import numpy as np
 import pytest
 
-import utils.frame_batches
-from utils.commandline import Failure
-from utils.environment import Episode
-from utils.episodes import (
+import utils.data.frames
+from utils.data.episodes import (
     EPISODE_ARRAYS,
     Entry,
-    SetAside,
+    Episode,
     episode_rows,
     latent_arrays,
     scan,
-    write_arrays,
     write_episode,
 )
-from utils.frame_batches import frame_batches, read_shard, shards_of, spread_frames
-from utils.latent_windows import (
-    PATIENCE,
+from utils.data.frames import frame_batches, read_shard, shards_of, spread_frames
+from utils.data.sequences import (
     LatentEpisode,
-    failures,
     lane_schedule,
-    lap_steps,
     read_latents,
-    smooth_rewards,
     window_batches,
     window_of,
 )
+from utils.data.targets import PATIENCE, failures, lap_steps, smooth_rewards
+from utils.errors import Failure
+from utils.io.npz import SetAside, write_arrays
 
 LATENT = 3
 
@@ -282,7 +278,7 @@ ALL_FRAMES = {(seed, row) for seed, steps in FRAME_STEPS.items() for row in rang
 def test_an_epoch_of_shards_is_every_episode_once(
     entries: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(utils.frame_batches, "SHARD_FRAMES", 15)
+    monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", 15)
     shards, orders = shards_of(entries, seed=0), []
     for _ in range(3):
         epoch: list[int] = []
@@ -305,7 +301,7 @@ def test_an_epoch_of_shards_is_every_episode_once(
 def test_no_frame_is_seen_twice_in_an_epoch(
     entries: list[Entry], monkeypatch: pytest.MonkeyPatch, shard_frames: int
 ) -> None:
-    monkeypatch.setattr(utils.frame_batches, "SHARD_FRAMES", shard_frames)
+    monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", shard_frames)
     size, stream = 4, frame_batches(entries, 4, seed=0, start=0)
     orders = []
     shards = shards_of(entries, seed=0)
@@ -332,7 +328,7 @@ def test_no_frame_is_seen_twice_in_an_epoch(
 def test_resumed_frames_are_the_uninterrupted_ones(
     entries: list[Entry], monkeypatch: pytest.MonkeyPatch, shard_frames: int
 ) -> None:
-    monkeypatch.setattr(utils.frame_batches, "SHARD_FRAMES", shard_frames)
+    monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", shard_frames)
     whole = [tags_of(batch) for batch in itertools.islice(frame_batches(entries, 4, 0, 0), 30)]
     for start in (1, 4, 9, 10, 11, 23):
         resumed = itertools.islice(frame_batches(entries, 4, 0, start), 30 - start)
@@ -368,7 +364,7 @@ def test_a_file_damaged_since_the_scan_is_left_out(
 def test_others_stand_in_for_a_shard_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(utils.frame_batches, "SHARD_FRAMES", 1)  # an episode a shard
+    monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", 1)  # an episode a shard
     for seed, steps in FRAME_STEPS.items():
         write_episode(tmp_path / "random" / f"{seed}.npz", blank_episode(seed, steps))
     damaged = scan(tmp_path, EPISODE_ARRAYS)

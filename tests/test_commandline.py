@@ -18,21 +18,22 @@ from typing import Any
 import pytest
 from scripts import Workshop, wait_until_empty
 
-from utils import commandline
-from utils.checkpoints import read_header
-from utils.commandline import CommonSettings, Failure, setting
+from utils import runtime, settings
+from utils.errors import Failure
+from utils.io.checkpoints import read_header
+from utils.settings import CommonSettings, setting
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
     *("collect_data", "run_vae_training", "process_data"),
-    *("train_rnn", "train_dream", "test_agent", "study_agent"),
+    *("train_rnn", "train_dream", "test_agent", "tools.analysis.__main__"),
 )
 SCRIPTS: dict[str, ModuleType] = {name: importlib.import_module(name) for name in NAMES}
 
 
 def parse(name: str, *arguments: str) -> Any:
     script = SCRIPTS[name]
-    return commandline.parse(script.Settings, script.__doc__ or "", script.PRESETS, [*arguments])
+    return settings.parse(script.Settings, script.__doc__ or "", script.PRESETS, [*arguments])
 
 
 def flag(name: str) -> str:
@@ -62,7 +63,7 @@ def test_a_preset_changes_its_sizes_and_nothing_else(name: str, preset: str) -> 
 
 def test_there_are_no_presets_of_unknown_names() -> None:
     for script in SCRIPTS.values():
-        assert set(script.PRESETS) <= set(commandline.PRESETS)
+        assert set(script.PRESETS) <= set(settings.PRESETS)
         fields = {field.name for field in dataclasses.fields(script.Settings)}
         assert all(set(sizes) <= fields for sizes in script.PRESETS.values())
     assert parse("collect_data", "--preset", "paper").episodes == 10_000
@@ -160,7 +161,7 @@ def exit_of(
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(SystemExit) as caught:
-            commandline.run(main, CommonSettings(debug=debug))
+            runtime.run(main, CommonSettings(debug=debug))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -198,8 +199,8 @@ def test_what_main_was_at_has_ended_before_the_exit(
             raise error()
 
     at_exit: list[list[bool]] = []
-    leave = commandline._exit
-    monkeypatch.setattr(commandline, "_exit", lambda *how: (at_exit.append([*ended]), leave(*how)))
+    leave = runtime._exit
+    monkeypatch.setattr(runtime, "_exit", lambda *how: (at_exit.append([*ended]), leave(*how)))
     exit_of(None, capsys, work=stopped_at_work)
     assert at_exit == [[True]]
 
@@ -216,11 +217,11 @@ def test_settings_fields_carry_their_help() -> None:
     class Settings(CommonSettings):
         share: float = setting(0.5, "100 % of it", minimum=0.0, maximum=1.0)
 
-    assert commandline.parse(Settings, "", {}, ["--share", "1"]).share == 1.0
+    assert settings.parse(Settings, "", {}, ["--share", "1"]).share == 1.0
     with pytest.raises(SystemExit):
-        commandline.parse(Settings, "", {}, ["--share", "1.01"])
+        settings.parse(Settings, "", {}, ["--share", "1.01"])
     with pytest.raises(SystemExit) as caught:
-        commandline.parse(Settings, "", {}, ["--help"])
+        settings.parse(Settings, "", {}, ["--help"])
     assert caught.value.code == 0
 
 
@@ -328,7 +329,7 @@ def test_each_step_names_the_one_before_it(tmp_path: Path, workshop: Workshop) -
         "train_rnn": r"vae\.eqx is missing",
         "train_dream": r"rnn\.eqx is missing",
         "test_agent": r"vae\.eqx is missing: run run_vae_training\.py",
-        "study_agent": r"study_agent.py needs an agent, but .*vae\.eqx is missing",
+        "tools.analysis.__main__": r"tools.analysis needs an agent, but .*vae\.eqx is missing",
     }
     for name, said in expected.items():
         with pytest.raises(Failure, match=said):
@@ -353,7 +354,7 @@ def test_a_folder_in_use_is_refused_naming_the_other_process(tmp_path: Path) -> 
             textwrap.dedent(
                 """
                 import pathlib, sys
-                from utils.files import locked
+                from utils.io.files import locked
                 with locked(pathlib.Path(sys.argv[1])):
                     print("ready", flush=True)
                     sys.stdin.read()

@@ -16,11 +16,11 @@ from test_workers import (
     wait_for,
 )
 
-import utils.workers
-from utils.commandline import Failure
-from utils.driving import Drive, drive_all
-from utils.files import sweep
-from utils.workers import WORKER_ENVIRONMENT, run_tasks
+import utils.sim.workers
+from utils.errors import Failure
+from utils.io.files import sweep
+from utils.sim.rollouts import Drive, drive_all
+from utils.sim.workers import WORKER_ENVIRONMENT, run_tasks
 
 distributed = pytest.importorskip("distributed")
 
@@ -96,7 +96,7 @@ def test_episodes_are_the_bytes_of_our_own_workers_though_one_is_killed(
 def test_no_scheduler_and_workers_of_several_threads_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(utils.workers, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(utils.sim.workers, "CONNECT_SECONDS", 1)
     with pytest.raises(Failure, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9:"):
         list(run_tasks(surroundings, [(0, "")], 1, cluster="tcp://127.0.0.1:9"))
     with (

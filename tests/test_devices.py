@@ -14,8 +14,8 @@ import numpy as np
 from models.dream import DreamState, layout
 from models.rnn import MDNRNN, LSTMState
 from train_dream import Evolution, Settings, evolve, first_state, whiten
-from utils.dream_starts import StartBank
-from utils.lineage import Plan
+from utils.data.start_states import StartBank
+from utils.io.resume import Plan
 
 TESTS = Path(__file__).parent
 

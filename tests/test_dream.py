@@ -11,13 +11,14 @@ import pytest
 from jaxtyping import Array
 from oracles import act, constant_rnn, foresee, log_likelihood, lstm_step, random_model, sample
 
-import models.forecast
+import models.evaluation
 from models.controller import Controller, Whitening
 from models.dream import DreamState, dream_returns, open_loop
-from models.forecast import one_step, open_loop_forecasts, states_before
+from models.evaluation import one_step, open_loop_forecasts, states_before
 from models.rnn import MDNRNN, LSTMState, MixtureNoise, Window, mixture_noise
-from utils.dream_starts import MOMENTS, ZOOM_STEPS, StartBank, build_bank
-from utils.episodes import latent_arrays, scan, write_arrays
+from utils.data.episodes import latent_arrays, scan
+from utils.data.start_states import MOMENTS, ZOOM_STEPS, StartBank, build_bank
+from utils.io.npz import write_arrays
 
 LATENT, HIDDEN, COMPONENTS = 4, 8, 3
 CANDIDATES, DREAMS, STEPS = 3, 2, 7
@@ -252,7 +253,7 @@ def test_states_before_are_what_a_driver_has(rnn: MDNRNN) -> None:
 
 def test_open_loop_forecasts_equal_a_loop(rnn: MDNRNN, monkeypatch: pytest.MonkeyPatch) -> None:
     horizons = (2, 4)
-    monkeypatch.setattr(models.forecast, "HORIZONS", horizons)
+    monkeypatch.setattr(models.evaluation, "HORIZONS", horizons)
     # Lane 0 runs into its time limit at 9, lane 1 leaves the playfield with step 6 of 7.
     episodes = make_episodes((9, 7), 13, 20)
     starts = np.array([[0, 4, 7], [1, 4, 5]], np.int32)

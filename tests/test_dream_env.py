@@ -14,20 +14,20 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from oracles import constant_rnn, foresee, lstm_step, random_model, sample
 
+from envs.dream import Dream, load_dream
 from models.controller import Controller
 from models.dream import DreamState, befall
 from models.rnn import MDNRNN, LSTMState, Prediction, mixture_noise
 from models.vae import ConvVAE
-from utils import checkpoints
-from utils.agent import Agent
-from utils.checkpoints import Header
-from utils.commandline import Failure
-from utils.dream_env import Dream, load_dream
-from utils.dream_starts import StartBank, load_bank, save_bank
-from utils.environment import drive, make_environment
-from utils.files import sha256_of
+from utils.data.start_states import StartBank, load_bank, save_bank
+from utils.errors import Failure
+from utils.io import checkpoints
+from utils.io.checkpoints import Header
+from utils.io.files import sha256_of
+from utils.sim.agent import Agent
+from utils.sim.env import drive, make_environment
 
-DREAM, REAL = "utils.dream_env:DreamCarRacing-v0", "utils.dream_env:RealCarRacing-v0"
+DREAM, REAL = "envs:DreamCarRacing-v0", "envs:RealCarRacing-v0"
 LATENT, HIDDEN, COMPONENTS = 4, 8, 3
 UNBOUNDED = "A Box observation space (minimum|maximum) value is"  # z has no bounds; that is so
 
@@ -306,13 +306,13 @@ def steering_pays() -> MDNRNN:
 
 
 def test_an_off_the_shelf_agent_learns_in_it(tmp_path: Path) -> None:
-    pytest.importorskip("stable_baselines3", reason="pip install -r requirements-extras.txt")
+    pytest.importorskip("stable_baselines3", reason="pip install -r requirements/extras.txt")
     import torch
     from stable_baselines3 import PPO
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.vec_env import VecMonitor
 
-    from utils.stable_baselines import StableBaselinesEnv
+    from envs.stable_baselines import StableBaselinesEnv
 
     torch.set_num_threads(1)  # a small network's threads only wait for each other
     run = save_run(tmp_path, steering_pays(), bank_of({"resets": 4, "on_policy": 4, "others": 4}))

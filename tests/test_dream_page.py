@@ -23,17 +23,17 @@ from oracles import act, foresee, lstm_step, random_model, sample
 from scipy import stats
 from scripts import ROOT
 
-import export_dream
-from export_dream import Bundle, Recording, Settings
 from models.controller import Controller
 from models.dream import DreamState, dream_return
 from models.rnn import MDNRNN, LSTMState, MixtureNoise, mixture_noise
 from models.vae import ConvVAE
-from utils.agent import Agent
-from utils.checkpoints import Header, save
-from utils.commandline import Failure
-from utils.driving import AgentFiles
-from utils.files import sha256_of
+from tools import export_web as export_dream
+from tools.export_web import Bundle, Recording, Settings
+from utils.errors import Failure
+from utils.io.checkpoints import Header, save
+from utils.io.files import sha256_of
+from utils.io.run_folder import AgentFiles
+from utils.sim.agent import Agent
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -203,12 +203,12 @@ def test_make_dream_takes_the_newest_agent_and_the_shipped_one_if_there_is_none(
         os.utime(path, (1e9 - age, 1e9 - age))
 
     flags = "--output-dir runs/dream --open\n"
-    assert f"export_dream.py --run-dir runs/default {flags}" in made()
+    assert f"tools.export_web --run-dir runs/default {flags}" in made()
     save("pretrained", age=0)
-    assert f"export_dream.py --run-dir pretrained {flags}" in made()
+    assert f"tools.export_web --run-dir pretrained {flags}" in made()
     for run, age in (("older", 3), ("newest", 1), ("oldest", 5)):
         save(f"runs/{run}", age)
-    assert f"export_dream.py --run-dir runs/newest {flags}" in made()
+    assert f"tools.export_web --run-dir runs/newest {flags}" in made()
 
 
 # The page

@@ -13,12 +13,13 @@ from oracles import lstm_step, random_model
 from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
-from utils.agent import LANES, Agent, see
-from utils.checkpoints import Header, save
-from utils.driving import AgentFiles, Drive, Group, drive_all, group_drives, make_driver, run_drives
-from utils.environment import drive, make_environment, shrink
-from utils.files import sha256_of
-from utils.tracks import VALIDATION
+from utils.data.splits import VALIDATION
+from utils.io.checkpoints import Header, save
+from utils.io.files import sha256_of
+from utils.io.run_folder import AgentFiles
+from utils.sim.agent import LANES, Agent, see
+from utils.sim.env import drive, make_environment, shrink
+from utils.sim.rollouts import Drive, Group, drive_all, group_drives, make_driver, run_drives
 
 
 @pytest.mark.parametrize("driver", ["scripted", "recovery", "random"])

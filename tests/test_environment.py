@@ -7,18 +7,11 @@ import numpy as np
 import pytest
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from utils.drivers import Centerline, Noise, RandomDriver, ScriptedDriver, Style
-from utils.driving import Drive, make_driver
-from utils.environment import MAX_STEPS, Episode, drive, make_environment, shrink
-from utils.tracks import (
-    HOLD_OUT_EVERY,
-    MODES,
-    SPLITS,
-    TEST,
-    TRAINING,
-    VALIDATION,
-    is_held_out,
-)
+from utils.data.episodes import Episode
+from utils.data.splits import HOLD_OUT_EVERY, MODES, SPLITS, TEST, TRAINING, VALIDATION, is_held_out
+from utils.sim.env import MAX_STEPS, drive, make_environment, shrink
+from utils.sim.policies import Centerline, Noise, RandomDriver, ScriptedDriver, Style
+from utils.sim.rollouts import Drive, make_driver
 
 
 class PhysicsOnly(CarRacing):

@@ -18,23 +18,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from utils.commandline import Failure
-from utils.environment import FRAME_SHAPE, Episode
-from utils.episodes import (
+from utils.data.episodes import (
     EPISODE_ARRAYS,
-    MAX_STEPS_ON_FILE,
-    DamagedFile,
+    FRAME_SHAPE,
+    Episode,
     dataset_fingerprint,
     episode_rows,
     find_latents,
     latent_arrays,
-    read_arrays,
     read_episode,
     scan,
-    write_arrays,
     write_episode,
 )
-from utils.tracks import HOLD_OUT_REMAINDER, MODES
+from utils.data.splits import HOLD_OUT_REMAINDER, MODES
+from utils.errors import Failure
+from utils.io.npz import MAX_STEPS_ON_FILE, DamagedFile, read_arrays, write_arrays
 
 # One folder serves all examples of a property: every example overwrites its file.
 REUSE = settings(

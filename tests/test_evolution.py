@@ -29,9 +29,9 @@ from train_dream import (
     summarise,
     whiten,
 )
-from utils.commandline import Failure
-from utils.dream_starts import StartBank
-from utils.lineage import Plan
+from utils.data.start_states import StartBank
+from utils.errors import Failure
+from utils.io.resume import Plan
 
 FEATURES = 3  # of [z, h]: a controller has 12 parameters
 # How far the minimum is from the start, and how much longer one axis is than another.

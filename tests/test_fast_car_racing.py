@@ -16,8 +16,11 @@ import pytest
 from gymnasium.envs.box2d import car_racing
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from utils import fast_car, fast_car_racing, rasterizer, shrinking
-from utils.fast_car_racing import FastCarRacing, Renderer, drawing_differs
+from fast_car_racing import car as fast_car
+from fast_car_racing import downscale as shrinking
+from fast_car_racing import env as fast_car_racing
+from fast_car_racing import polygons as rasterizer
+from fast_car_racing.env import FastCarRacing, Renderer, drawing_differs
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -236,10 +239,10 @@ def test_drawing_is_really_ours(monkeypatch):
 
 
 def test_registered_with_limits():
-    env = gymnasium.make("utils.fast_car_racing:FastCarRacing-v3")
+    env = gymnasium.make("fast_car_racing:FastCarRacing-v3")
     assert isinstance(env.unwrapped, FastCarRacing)
     assert env.spec.max_episode_steps == 1000 and env.spec.reward_threshold == 900
-    code = "import utils.fast_car_racing as f, importlib; importlib.reload(f)"
+    code = "import fast_car_racing.env as f, importlib; importlib.reload(f)"
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], cwd=ROOT, check=True)
 
 
@@ -285,7 +288,7 @@ def test_works_without_a_writable_cache(tmp_path):
         "classmethod(lambda *a: None); "
         "[setattr(l, 'from_function', classmethod(lambda *a: None)) "
         "for l in c.CacheImpl._locator_classes]; "
-        "from utils.commands import compiled; "
+        "from fast_car_racing.spans import compiled; "
         "assert compiled(lambda x: x + 1)(1) == 2"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.commandline import Failure
-from utils.files import (
+from utils.errors import Failure
+from utils.io.files import (
     TEMPORARY_SUFFIX,
     Metrics,
     locked,
@@ -77,7 +77,7 @@ def test_kill_in_the_middle_keeps_the_old_bytes_and_the_next_run_sweeps(tmp_path
     child = start_child(
         """
         import sys, pathlib
-        from utils.files import write_atomically
+        from utils.io.files import write_atomically
         def write(file):
             file.write(b"new, but only half of it"); file.flush()
             print("ready", flush=True)
@@ -146,8 +146,8 @@ def test_full_disk_is_a_failure_that_keeps_the_old_file(tmp_path: Path) -> None:
     child = start_child(
         """
         import resource, signal, sys, pathlib
-        from utils.commandline import Failure
-        from utils.files import write_atomically
+        from utils.runtime import Failure
+        from utils.io.files import write_atomically
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
@@ -184,7 +184,7 @@ def test_a_folder_that_cannot_be_made_is_a_failure_naming_the_file(tmp_path: Pat
 
 HOLD_LOCK = """
     import sys, pathlib
-    from utils.files import locked
+    from utils.io.files import locked
     with locked(pathlib.Path(sys.argv[1])):
         print("ready", flush=True)
         sys.stdin.read()

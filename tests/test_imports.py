@@ -62,8 +62,8 @@ def test_all_six_scripts_and_both_packages_are_read() -> None:
     assert set(SCRIPTS) > STEPS
     # Three edges that are known to be there: the reading of imports works at all.
     assert "models.dream" in edges("train_dream")
-    assert "utils.commandline" in edges("collect_data")
-    assert "utils.agent" in edges("utils.driving")  # inside a function
+    assert "utils.runtime" in edges("collect_data")
+    assert "utils.sim.agent" in edges("utils.sim.rollouts")  # inside a function
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))

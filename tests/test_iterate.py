@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from scripts import KILL, Workshop
 
-from utils.checkpoints import read_header
-from utils.files import read_metrics, sha256_of
+from utils.io.checkpoints import read_header
+from utils.io.files import read_metrics, sha256_of
 
 ROUND = ("--on-policy-episodes", "1", "--iterative-episodes", "1", "--score-tracks", "1")
 RESULTS = ("run/rnn.eqx", "run/controller.eqx", "run/rounds.metrics.jsonl", "data/**/*.npz")
@@ -21,7 +21,7 @@ def results(workshop: Workshop) -> dict[str, bytes]:
 def iterated(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """One round, never interrupted, after the six scripts."""
     made = workshop.copy(tmp_path_factory.mktemp("iterated"), "data", "run")
-    made.succeed("iterate.py", *ROUND, "--rounds", "1")
+    made.succeed("tools.iterate", *ROUND, "--rounds", "1")
     return made
 
 
@@ -45,19 +45,19 @@ def test_a_round_drives_the_agent_and_lets_m_and_c_go_on(
 
 def test_rounds_that_are_done_are_not_done_again(iterated: Workshop) -> None:
     before = results(iterated)
-    iterated.succeed("iterate.py", *ROUND, "--rounds", "1")
+    iterated.succeed("tools.iterate", *ROUND, "--rounds", "1")
     assert results(iterated) == before
 
 
 def test_a_killed_round_goes_on(workshop: Workshop, iterated: Workshop, tmp_path: Path) -> None:
     killed = workshop.copy(tmp_path, "data", "run")
     killed.stop_at_work(
-        "iterate.py",
+        "tools.iterate",
         *(*ROUND, "--rounds", "1"),
         signal_number=KILL,
         is_at_work=(tmp_path / "run/rnn.training.eqx").exists,
         is_done=lambda: len(read_metrics(killed.run_dir / "rounds.metrics.jsonl")) > 1,
     )
-    killed.succeed("iterate.py", *ROUND, "--rounds", "1")
+    killed.succeed("tools.iterate", *ROUND, "--rounds", "1")
     assert results(killed) == results(iterated)
     assert killed.leftovers() == []

@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 
 import run_vae_training
-import ship_agent
 import train_dream
 import train_rnn
 from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
-from utils import checkpoints
-from utils.agent import Agent
-from utils.checkpoints import Header, load, load_controller, load_rnn, read_header, save
-from utils.commandline import Failure
-from utils.driving import AgentFiles
-from utils.files import sha256_of
-from utils.lineage import plan_training, saving_when_stopped, stop_if_diverged
+from tools import export_weights as ship_agent
+from utils.errors import Failure
+from utils.io import checkpoints
+from utils.io.checkpoints import Header, load, load_controller, load_rnn, read_header, save
+from utils.io.files import sha256_of
+from utils.io.resume import plan_training, saving_when_stopped, stop_if_diverged
+from utils.io.run_folder import AgentFiles
+from utils.sim.agent import Agent
 
 INPUTS = {"data": "d1", "vae": "v1", "rnn": "r1"}
 SETTINGS = {"steps": 10, "learning_rate": 0.1}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scripts import COLLECTED, Workshop
 
-from utils.episodes import read_episode
+from utils.data.episodes import read_episode
 
-minari = pytest.importorskip("minari", reason="pip install -r requirements-extras.txt")
-h5py = pytest.importorskip("h5py", reason="pip install -r requirements-extras.txt")
+minari = pytest.importorskip("minari", reason="pip install -r requirements/extras.txt")
+h5py = pytest.importorskip("h5py", reason="pip install -r requirements/extras.txt")
 
 NAME = "car-racing/test-v0"
 ROLLOUTS = "data/rollouts/*/*.npz"
@@ -20,7 +20,7 @@ ROLLOUTS = "data/rollouts/*/*.npz"
 def flags(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("datasets")
     flags = ["--dataset", NAME, "--datasets-dir", str(root)]
-    assert f"{sum(COLLECTED.values())} episodes" in workshop.succeed("export_minari.py", *flags)
+    assert f"{sum(COLLECTED.values())} episodes" in workshop.succeed("tools.export_minari", *flags)
     assert [path.name for path in root.iterdir() if path.name != ".lock"] == ["car-racing"]
     return flags
 
@@ -60,20 +60,20 @@ def test_rollouts_come_back_to_the_same_bytes(
     workshop: Workshop, flags: list[str], tmp_path: Path
 ) -> None:
     again = Workshop(tmp_path, workshop.environment)
-    again.succeed("export_minari.py", *flags, "--read")
+    again.succeed("tools.export_minari", *flags, "--read")
     assert again.files(ROLLOUTS) == workshop.files(ROLLOUTS)
-    again.succeed("export_minari.py", *flags, "--read")  # twice is no harm
+    again.succeed("tools.export_minari", *flags, "--read")  # twice is no harm
     assert again.files(ROLLOUTS) == workshop.files(ROLLOUTS)
     # What is there and differs is kept.
     first, other = sorted(tmp_path.glob(ROLLOUTS))[:2]
     first.write_bytes(other.read_bytes())
-    done = again.run("export_minari.py", *flags, "--read")
+    done = again.run("tools.export_minari", *flags, "--read")
     assert done.returncode == 1 and f"{first} is there already, and differs" in done.stderr
     assert first.read_bytes() == other.read_bytes()
 
 
 def test_an_existing_dataset_is_kept(workshop: Workshop, flags: list[str]) -> None:
-    done = workshop.run("export_minari.py", *flags)
+    done = workshop.run("tools.export_minari", *flags)
     assert done.returncode == 1 and "exists already: choose another --dataset" in done.stderr
 
 
@@ -88,7 +88,7 @@ def test_an_existing_dataset_is_kept(workshop: Workshop, flags: list[str]) -> No
 def test_wrong_names_are_plain_failures(
     workshop: Workshop, tmp_path: Path, flags: list[str], message: str
 ) -> None:
-    done = workshop.run("export_minari.py", "--datasets-dir", str(tmp_path), *flags)
+    done = workshop.run("tools.export_minari", "--datasets-dir", str(tmp_path), *flags)
     assert done.returncode == 1 and message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -97,11 +97,11 @@ def test_datasets_of_others_are_refused(workshop: Workshop, tmp_path: Path) -> N
     def change(name: str, damage: object) -> str:
         folder = tmp_path / name
         flags = ["--dataset", NAME, "--datasets-dir", str(folder)]
-        small.succeed("export_minari.py", *flags)
+        small.succeed("tools.export_minari", *flags)
         with h5py.File(folder / NAME / "data" / "main_data.hdf5", "a") as file:
             damage(file["episode_0"])
         again = Workshop(folder / "again", workshop.environment)
-        done = again.run("export_minari.py", *flags, "--read")
+        done = again.run("tools.export_minari", *flags, "--read")
         assert done.returncode == 1 and f"episode 0 of {NAME}" in done.stderr
         assert again.files("data/**/*.npz") == {} and again.leftovers() == []
         return done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scripts import FLAGS, ROOT, Workshop
 
-NOTEBOOK = ROOT / "notebooks" / "quick_run.ipynb"
+NOTEBOOK = ROOT / "examples" / "quick_run.ipynb"
 TIMEOUT = 600  # seconds for a cell
 
 
@@ -35,9 +35,9 @@ def test_outputs_are_stripped() -> None:
 
 
 def test_every_cell_runs(workshop: Workshop, tmp_path: Path) -> None:
-    nbformat = pytest.importorskip("nbformat", reason="pip install -r requirements-extras.txt")
-    nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements-extras.txt")
-    pytest.importorskip("ipykernel", reason="pip install -r requirements-extras.txt")
+    nbformat = pytest.importorskip("nbformat", reason="pip install -r requirements/extras.txt")
+    nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements/extras.txt")
+    pytest.importorskip("ipykernel", reason="pip install -r requirements/extras.txt")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from scripts import COLLECTED, Workshop
 
-from utils.checkpoints import load_controller, load_rnn, load_vae, read_header
-from utils.environment import Episode
-from utils.episodes import EPISODE_ARRAYS, latent_arrays, read_arrays, read_episode, scan
-from utils.files import read_metrics, read_records, sha256_of
-from utils.tracks import TEST, TRAINING
+from utils.data.episodes import EPISODE_ARRAYS, Episode, latent_arrays, read_episode, scan
+from utils.data.splits import TEST, TRAINING
+from utils.io.checkpoints import load_controller, load_rnn, load_vae, read_header
+from utils.io.files import read_metrics, read_records, sha256_of
+from utils.io.npz import read_arrays
 
 MODELS = ("vae.eqx", "rnn.eqx", "controller.eqx")
 

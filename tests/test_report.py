@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from scripts import COLLECTED, ROOT, Workshop
 
-from utils.checkpoints import count_parameters, load_rnn, load_vae
-from utils.episodes import read_episode
-from utils.files import TIMES_NAME, locked, read_metrics, read_records, sha256_of, timed
-from utils.page import details, escape, film, page, show, table
-from utils.report_driving import CONTROLLER_PANELS
-from utils.report_models import RNN_PANELS, VAE_PANELS
-from utils.run_record import RunRecord
+from tools.report.driving import CONTROLLER_PANELS
+from tools.report.models import RNN_PANELS, VAE_PANELS
+from tools.report.page import details, escape, film, page, show, table
+from tools.report.run_record import RunRecord
+from utils.data.episodes import read_episode
+from utils.io.checkpoints import count_parameters, load_rnn, load_vae
+from utils.io.files import TIMES_NAME, locked, read_metrics, read_records, sha256_of, timed
 
 EMPTY = {"img", "meta", "br", "input", "link", "hr"}
 
@@ -65,7 +65,7 @@ def decode(source: str) -> tuple[str, bytes]:
 @pytest.fixture(scope="module")
 def written(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "page.html"
-    workshop.succeed("report.py", "--output", str(path))
+    workshop.succeed("tools.report", "--output", str(path))
     return path
 
 
@@ -142,7 +142,7 @@ def test_the_real_frames_are_shown_as_they_were(workshop: Workshop, found: Page)
 
 def test_what_is_missing_is_named(workshop: Workshop, tmp_path: Path) -> None:
     early = workshop.copy(tmp_path, "data/rollouts", "run/vae.eqx", "run/vae.metrics.jsonl")
-    early.succeed("report.py")
+    early.succeed("tools.report")
     sections = Page((early.run_dir / "report.html").read_text()).sections
     for section, script in (
         ("drive", "test_agent.py"), ("scores", "test_agent.py"), ("dreams", "train_rnn.py"),
@@ -150,13 +150,13 @@ def test_what_is_missing_is_named(workshop: Workshop, tmp_path: Path) -> None:
     ):  # fmt: skip
         assert f"run {script}" in sections[section]
     assert "No stage has noted its times" in sections["costs"]
-    done = early.run("report.py", "--run-dir", str(tmp_path / "nowhere"))
+    done = early.run("tools.report", "--run-dir", str(tmp_path / "nowhere"))
     assert done.returncode == 1 and "nowhere is missing" in done.stderr
 
 
 def test_a_film_that_is_too_large_stays_outside(workshop: Workshop, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    workshop.succeed("report.py", "--output", str(path), "--video-mb", "0.001")
+    workshop.succeed("tools.report", "--output", str(path), "--video-mb", "0.001")
     small = Page(path.read_text())
     assert "video" not in small.tags
     assert re.search(r"track_\d+\.mp4 has \d+ MB and stays outside", small.sections["drive"])
@@ -209,4 +209,4 @@ def test_make_report_runs_the_script() -> None:
         capture_output=True,
         text=True,
     )
-    assert "report.py --data-dir b --run-dir a\n" in shown.stdout
+    assert "tools.report --data-dir b --run-dir a\n" in shown.stdout

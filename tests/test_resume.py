@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scripts import KILL, Workshop
 
-from utils.checkpoints import read_header
+from utils.io.checkpoints import read_header
 
 # Stage, what it reads, its flags, the state it saves, what it makes.
 TRAININGS = [

@@ -16,13 +16,8 @@ from models.controller import Controller
 from models.dream import DreamState
 from models.rnn import MDNRNN, LSTMState, mixture_noise
 from models.vae import ConvVAE
-from utils import promises
-from utils.agent import Agent
-from utils.dream_starts import moments_of
-from utils.driving import Drive, Group, Outcome, drive_group
-from utils.environment import Episode, make_environment
-from utils.film import FRAMES_PER_SECOND, PICTURE_EVERY, Replay, encode, write_webp
-from utils.setbacks import (
+from tools.analysis import calibration as promises
+from tools.analysis.score_breakdown import (
     after_pushes,
     by_curvature,
     is_lap_driven,
@@ -32,8 +27,14 @@ from utils.setbacks import (
     points_lost,
     wilson,
 )
-from utils.tracks import VALIDATION
-from utils.witness import WINDOW, Push, Trace, Trial, curvature_of, run_trial
+from tools.analysis.trace import WINDOW, Push, Trace, Trial, curvature_of, run_trial
+from utils.data.episodes import Episode
+from utils.data.splits import VALIDATION
+from utils.data.start_states import moments_of
+from utils.sim.agent import Agent
+from utils.sim.env import make_environment
+from utils.sim.rollouts import Drive, Group, Outcome, drive_group
+from utils.viz.video import FRAMES_PER_SECOND, PICTURE_EVERY, Replay, encode, write_webp
 
 STEPS = 1000
 
@@ -347,7 +348,7 @@ def test_the_film_shows_the_asked_seconds_at_true_speed(tmp_path: Path) -> None:
 def test_the_script_studies_an_agent(workshop: Workshop, tmp_path: Path) -> None:
     flags = ["--episodes", "1", "--max-steps", "300", "--yardstick", "none", "--workers", "1"]
     flags += ["--horizon", "30", "--dreams", "2", "--output-dir", str(tmp_path)]
-    said = workshop.succeed("study_agent.py", *flags, "--film-seconds", "0.5")
+    said = workshop.succeed("tools.analysis", *flags, "--film-seconds", "0.5")
     assert "points lost" in said
     study = json.loads((tmp_path / "study.json").read_text())
     assert study["tracks"] == [VALIDATION[20_000]]

@@ -10,7 +10,7 @@ import pytest
 from jaxtyping import Array
 from oracles import random_model
 
-from models.convolution import correlate, paint
+from models.layers.conv import correlate, paint
 from models.vae import (
     Conv,
     ConvTranspose,

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from pebble import ProcessPool
 
-from utils.commandline import Failure
-from utils.workers import ATTEMPTS, WORKER_ENVIRONMENT, default_workers, run_tasks
+from utils.errors import Failure
+from utils.runtime import default_workers
+from utils.sim.workers import ATTEMPTS, WORKER_ENVIRONMENT, run_tasks
 
 ROOT = Path(__file__).parents[1]
 Task = tuple[int, str]  # a number, and a file or folder that workers leave their traces in

@@ -1,1 +1,1 @@
-"""What the six scripts share: one module for one thing each."""
+"""What the six scripts share: files, data, real drives and pictures."""

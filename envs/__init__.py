@@ -1,0 +1,26 @@
+"""The dream and the real track as Gymnasium environments.
+
+    env = gymnasium.make("envs:DreamCarRacing-v0", run_dir="runs/default")
+    envs = gymnasium.make_vec("envs:DreamCarRacing-v0", num_envs=4096, run_dir="runs/default")
+    real = gymnasium.make("envs:RealCarRacing-v0", run_dir="runs/default")
+
+An agent that learned in the first two drives the third unchanged: same observations, same actions.
+"""
+
+import gymnasium
+
+DREAM_STEPS = 200  # default time limit of a dream; M's predictions get worse with every step
+REAL_STEPS = 1000  # CarRacing-v3's own
+
+gymnasium.register(
+    "DreamCarRacing-v0",
+    entry_point="envs.dream:DreamCarRacing",
+    vector_entry_point="envs.dream:DreamCarRacingVector",
+    max_episode_steps=DREAM_STEPS,
+)
+gymnasium.register(
+    "RealCarRacing-v0",
+    entry_point="envs.real:RealCarRacing",
+    max_episode_steps=REAL_STEPS,
+    reward_threshold=900,
+)

@@ -1,0 +1,1 @@
+"""Commands beside the six scripts: `python -m tools.NAME`."""

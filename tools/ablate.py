@@ -1,0 +1,109 @@
+"""Ablations: take one thing away from a run's agent, and retrain only what that changes.
+
+    python -m tools.ablate --without nothing            # the control: C anew, everything as it was
+    python -m tools.ablate --without memory             # C sees z alone
+    python -m tools.ablate --without trained-memory     # C sees z and a random LSTM's h; M dreams
+    python -m tools.ablate --without real-validation    # the dream alone chooses among means
+    python -m tools.ablate --without asymmetric-loss    # M learns rewards by plain squared error
+
+Reads the agent of --run-dir and data/latents/. Writes an agent to <run-dir>/ablations/<without>/,
+a run folder like any other: score it with test_agent.py --run-dir. C is evolved from zero with the
+settings that the run's was; M, where it is retrained, learns for as many steps as the run's did in
+all its rounds, with its other settings. Run again, it goes on where it was stopped.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+import train_dream
+import train_rnn
+from models.rnn import MDNRNN
+from utils import runtime
+from utils.io import checkpoints
+from utils.io.checkpoints import read_header, settings_of
+from utils.io.files import locked, write_atomically
+from utils.io.run_folder import AgentFiles, find_agent
+from utils.runtime import default_workers
+from utils.settings import CommonSettings, parse, setting
+from utils.sim.agent import Agent
+
+WITHOUT = ("nothing", "memory", "trained-memory", "real-validation", "asymmetric-loss")
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    """The flags of this script."""
+
+    without: str = setting("nothing", "what to take away", choices=WITHOUT)
+    workers: int = setting(default_workers(), "processes for real drives", minimum=1)
+
+
+def main(settings: Settings) -> None:
+    """Make the folder, and retrain in it."""
+    agent = find_agent(settings.run_dir, "tools.ablate")
+    Agent.load(agent)  # refuses parts that do not belong together
+    ablated = AgentFiles.of_run(settings.run_dir / "ablations" / settings.without)
+    folders = {"data_dir": settings.data_dir, "run_dir": ablated.vae.parent, "seed": settings.seed}
+    header, rnn = checkpoints.load_rnn(agent.rnn)
+    with locked(ablated.vae.parent):  # the scripts lock it themselves
+        copy(agent.vae, ablated.vae)
+        if settings.without == "trained-memory":
+            rnn = after_random_units(rnn, jax.random.key(settings.seed))
+            wider = dataclasses.replace(header, sizes=train_rnn.sizes_of(rnn))
+            checkpoints.save(ablated.rnn, wider, rnn)
+        elif settings.without != "asymmetric-loss":
+            copy(agent.rnn, ablated.rnn)
+    if settings.without == "asymmetric-loss":
+        learning = settings_of(header, train_rnn.Settings)
+        learning |= {"steps": header.progress["step"], "optimism_penalty": 1.0}
+        train_rnn.main(train_rnn.Settings(**{**learning, **folders}))
+    evolution = settings_of(read_header(agent.controller), train_dream.Settings)
+    if settings.without in ("memory", "trained-memory"):
+        evolution["unseen_units"] = header.sizes["hidden"]
+    if settings.without == "real-validation":
+        evolution["real_validation"] = False
+    train_dream.main(train_dream.Settings(**{**evolution, **folders, "workers": settings.workers}))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a model; where it is there already its bytes stay what they are."""
+    write_atomically(target, lambda file: file.write(source.read_bytes()))
+
+
+def after_random_units(rnn: MDNRNN, key: PRNGKeyArray) -> MDNRNN:
+    """An RNN whose first units are a random LSTM's and whose last are `rnn`'s; twice as many.
+
+    The two know nothing of each other, and what is predicted is what `rnn` predicts: its heads
+    read its own units only.
+    """
+    random = MDNRNN(rnn.latent, rnn.hidden, rnn.components, key=key)
+
+    def gates(first: Float[Array, "inputs gates"], last: Float[Array, "inputs gates"]) -> Array:
+        """Gate by gate, the columns of the first and then those of the last."""
+        pairs = zip(jnp.split(first, 4, -1), jnp.split(last, 4, -1), strict=True)
+        return jnp.concatenate([part for pair in pairs for part in pair], axis=-1)
+
+    unconnected = jnp.zeros_like(rnn.from_hidden)
+    weights = (
+        gates(random.from_input.weight, rnn.from_input.weight),
+        gates(random.from_input.bias, rnn.from_input.bias),
+        jnp.concatenate(
+            [gates(random.from_hidden, unconnected), gates(unconnected, rnn.from_hidden)]
+        ),
+        jnp.concatenate([jnp.zeros_like(rnn.heads.weight), rnn.heads.weight]),
+    )
+    return eqx.tree_at(
+        lambda r: (r.from_input.weight, r.from_input.bias, r.from_hidden, r.heads.weight),
+        rnn,
+        weights,
+    )
+
+
+if __name__ == "__main__":
+    runtime.run(main, parse(Settings, __doc__, {}))

@@ -1,0 +1,1 @@
+"""Where an agent loses points, and how well its dream predicts real drives."""

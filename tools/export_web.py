@@ -1,0 +1,278 @@
+"""Make the dream a web page: drive inside it, look at its 32 numbers, hold it against reality.
+
+    python -m tools.export_web --open                 # into RUN_DIR/dream, then shows it
+    python -m tools.export_web --run-dir runs/quick --output-dir site
+
+Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir and drives a few validation tracks for the
+real frames. Writes a static folder that any web server can host, under any path: index.html and
+its scripts (from web/), the weights as float16, the frames as WebP; about 10 MB. A minute.
+"""
+
+import contextlib
+import hashlib
+import http.server
+import io
+import re
+import webbrowser
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from models.dream import FAILURE_REWARD
+from models.evaluation import states_before
+from models.rnn import STEP_REWARD, TILE_REWARD
+from utils import runtime
+from utils.data.episodes import Episode
+from utils.data.splits import VALIDATION
+from utils.data.start_states import ZOOM_STEPS
+from utils.errors import Failure
+from utils.io.files import locked, write_atomically, write_json
+from utils.io.run_folder import AgentFiles, find_agent
+from utils.runtime import describe_device, progress
+from utils.settings import CommonSettings, parse, setting
+from utils.sim.agent import Agent, see
+from utils.sim.env import ENVIRONMENTS, MAX_STEPS, drive, make_environment
+from utils.sim.rollouts import Drive, make_driver
+
+WEB = Path(__file__).parent / "web"
+MANIFEST = "dream.json"
+FORMAT = "world-model-dream 1"
+SHEET_COLUMNS = 32  # frames side by side: 1001 of them make 2048 × 2048 pixels
+
+# Who drives the recorded episodes, one validation track each, and what the page calls them.
+DRIVERS = (
+    ("on-policy", "the agent"),
+    ("recovery", "a script, knocked about"),
+    ("on-policy", "the agent"),
+    ("aggressive", "a script, too fast"),
+)
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    """The flags of this script."""
+
+    output_dir: Path | None = setting(None, "where the page goes, by default RUN_DIR/dream")
+    steps: int = setting(
+        MAX_STEPS, "longest recorded episode, in 1/50 s", minimum=ZOOM_STEPS + 50, maximum=MAX_STEPS
+    )
+    starts: int = setting(3, "moments of each recorded episode to begin dreams at", minimum=1)
+    env: str = setting(
+        "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
+    )
+    open: bool = setting(False, "serve the page on this machine and show it in a browser")
+    port: int = setting(0, "port to serve it at; 0 takes a free one", minimum=0, maximum=65535)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A real episode of T steps as the model met it."""
+
+    title: str
+    episode: Episode
+    mu: np.ndarray  # (T+1, latent)
+    hidden: np.ndarray  # (T, hidden), before each step
+    cell: np.ndarray  # (T, hidden)
+
+
+class Bundle:
+    """The page's data files. Their names hold their sha256, so an old page never reads new ones."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.tensors: dict[str, dict[str, Any]] = {}
+        self.halves: list[np.ndarray] = []
+        self.sizes: dict[str, int] = {}
+
+    def add(self, name: str, array: Any) -> None:
+        """Put a tensor into the weights file, as float16; Failure if it does not fit that."""
+        with np.errstate(over="ignore"):
+            halves = np.asarray(array, "<f2")
+        if not np.isfinite(halves).all():
+            raise Failure(f"{name} has numbers that float16 cannot hold")
+        offset = sum(h.size for h in self.halves)
+        self.tensors[name] = {"shape": halves.shape, "offset": offset}
+        self.halves.append(halves)
+
+    def write_weights(self) -> str:
+        """Write all tensors, one after another; returns the file's name."""
+        return self.write("weights", ".bin", b"".join(h.tobytes() for h in self.halves))
+
+    def write_sheet(self, frames: np.ndarray) -> str:
+        """Write frames, uint8 (n, 64, 64, 3), as one lossless image; returns its name."""
+        rows = -(-len(frames) // SHEET_COLUMNS)
+        blank = np.zeros((rows * SHEET_COLUMNS - len(frames), *frames.shape[1:]), np.uint8)
+        grid = np.concatenate([frames, blank]).reshape(rows, SHEET_COLUMNS, *frames.shape[1:])
+        sheet = grid.swapaxes(1, 2).reshape(rows * frames.shape[1], -1, 3)
+        file = io.BytesIO()
+        Image.fromarray(sheet).save(file, format="webp", lossless=True)
+        return self.write("frames", ".webp", file.getvalue())
+
+    def write(self, stem: str, suffix: str, data: bytes) -> str:
+        """Write a file named after what is in it; returns its path from the page."""
+        name = f"data/{stem}-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
+        write_atomically(self.folder / name, lambda file: file.write(data))
+        self.sizes[name] = len(data)
+        return name
+
+    def remove_others(self) -> None:
+        """Remove the data files of earlier exports, and nothing else."""
+        for path in (self.folder / "data").iterdir():
+            ours = re.fullmatch(r"(weights|frames)-[0-9a-f]{12}\.(bin|webp)", path.name)
+            if ours and f"data/{path.name}" not in self.sizes:
+                path.unlink()
+
+
+def main(settings: Settings) -> None:
+    """Export, and show it if asked to."""
+    print(describe_device())
+    output = settings.output_dir or settings.run_dir / "dream"
+    files = find_agent(settings.run_dir, "tools.export_web")
+    agent = Agent.load(files)
+    if (output / "index.html").exists() and not (output / MANIFEST).exists():
+        raise Failure(f"{output} has an index.html that is no dream's: give another --output-dir")
+    with locked(output):
+        recordings = record(settings, agent, files)
+        export(output, agent, files, recordings, settings.starts)
+    if settings.open:
+        serve(output, settings.port)
+
+
+def record(settings: Settings, agent: Agent, files: AgentFiles) -> list[Recording]:
+    """Drive the real tracks, and run V and M along."""
+    recordings = []
+    environment = make_environment(settings.env)
+    with progress(len(DRIVERS), "episode", label="driving") as bar:
+        for track, (mode, title) in zip(VALIDATION, DRIVERS, strict=False):
+            task = Drive(track, mode, settings.steps, seed=settings.seed, agent=files)
+            episode = drive(environment, make_driver(task), track, settings.steps, {})
+            recordings.append(meet(agent, title, episode))
+            bar.update()
+    environment.close()
+    return recordings
+
+
+def meet(agent: Agent, title: str, episode: Episode) -> Recording:
+    """What V sees of an episode, and what M remembers before each of its steps."""
+    mu = np.stack([see(agent.vae, frame) for frame in episode.frames])
+    states = eqx.filter_jit(states_before)(agent.rnn, mu[:-1], jnp.asarray(episode.actions))
+    return Recording(title, episode, mu, np.asarray(states.hidden), np.asarray(states.cell))
+
+
+def export(
+    output: Path, agent: Agent, files: AgentFiles, recordings: list[Recording], starts: int
+) -> None:
+    """Write the page. The manifest comes last: until then an earlier export stays whole."""
+    bundle = Bundle(output)
+    add_models(bundle, agent)
+    mu = np.concatenate([recording.mu for recording in recordings])
+    bundle.add("latent.mean", mu.mean(axis=0))
+    bundle.add("latent.spread", mu.std(axis=0))
+    manifest = {
+        "format": FORMAT,
+        "agent": files.sha256(),
+        "sizes": {
+            "latent": agent.rnn.latent,
+            "hidden": agent.rnn.hidden,
+            "components": agent.rnn.components,
+        },
+        "kernels": [layer.kernel for layer in agent.vae.decoder],
+        "reward": {"step": STEP_REWARD, "tile": TILE_REWARD, "failure": FAILURE_REWARD},
+        "columns": SHEET_COLUMNS,
+        "starts": export_starts(bundle, recordings, starts),
+        "episodes": [export_episode(bundle, i, one) for i, one in enumerate(recordings)],
+        "weights": bundle.write_weights(),
+        "tensors": bundle.tensors,
+    }
+    pages = [path for path in sorted(WEB.rglob("*")) if path.is_file()]
+    for path in pages:
+        copy_into(output / path.relative_to(WEB), path)
+    write_json(output / MANIFEST, {**manifest, "bytes": bundle.sizes})
+    bundle.remove_others()
+    report(output, bundle.sizes, sum(path.stat().st_size for path in pages))
+
+
+def copy_into(target: Path, source: Path) -> None:
+    """Copy a file, atomically."""
+    write_atomically(target, lambda file: file.write(source.read_bytes()))
+
+
+def add_models(bundle: Bundle, agent: Agent) -> None:
+    """The decoder, M and C, each leaf named by its path: "vae.decoder.0.weight"."""
+    parts = {
+        "vae": {"from_latent": agent.vae.from_latent, "decoder": agent.vae.decoder},
+        "rnn": agent.rnn,
+        "controller": agent.controller,
+    }
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
+        bundle.add(jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+
+
+def export_starts(bundle: Bundle, recordings: list[Recording], count: int) -> dict[str, Any]:
+    """Moments that dreams begin at: `count` of the first half of each episode, after the zoom."""
+    moments = [
+        (recording, int(row))
+        for recording in recordings
+        for row in np.linspace(ZOOM_STEPS, max(ZOOM_STEPS, len(recording.hidden) // 2), count)
+        if row < len(recording.hidden)
+    ]
+    bundle.add("starts.z", [recording.mu[row] for recording, row in moments])
+    bundle.add("starts.hidden", [recording.hidden[row] for recording, row in moments])
+    bundle.add("starts.cell", [recording.cell[row] for recording, row in moments])
+    frames = np.stack([recording.episode.frames[row] for recording, row in moments])
+    return {
+        "sheet": bundle.write_sheet(frames),
+        "moments": [{"driver": recording.title, "row": row} for recording, row in moments],
+    }
+
+
+def export_episode(bundle: Bundle, index: int, recording: Recording) -> dict[str, Any]:
+    """A recorded episode: its frames as a sheet, the rest as tensors "episodes.<index>.*"."""
+    episode = recording.episode
+    bundle.add(f"episodes.{index}.mu", recording.mu)
+    bundle.add(f"episodes.{index}.actions", episode.actions)
+    bundle.add(f"episodes.{index}.rewards", episode.rewards)
+    return {
+        "driver": recording.title,
+        "track": episode.seed,
+        "steps": len(episode.actions),
+        "score": round(episode.score, 1),
+        "sheet": bundle.write_sheet(episode.frames),
+    }
+
+
+def report(output: Path, sizes: dict[str, int], page: int) -> None:
+    """Say what was written, in megabytes."""
+
+    def megabytes(values: Iterable[int]) -> str:
+        return f"{sum(values) / 1e6:.1f} MB"
+
+    weights = [size for name, size in sizes.items() if name.endswith(".bin")]
+    frames = [size for name, size in sizes.items() if name.endswith(".webp")]
+    print(
+        f"{output / 'index.html'}: {megabytes([*sizes.values(), page])}, "
+        f"of which weights {megabytes(weights)}, frames {megabytes(frames)}"
+    )
+
+
+def serve(folder: Path, port: int) -> None:
+    """Serve the folder to this machine's browser until Ctrl-C."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        print(f"serving {address} until Ctrl-C", flush=True)
+        webbrowser.open(address)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+if __name__ == "__main__":
+    runtime.run(main, parse(Settings, __doc__, {}))

@@ -1,0 +1,135 @@
+"""Sim2Real2Sim in rounds, unattended: drive, remember, dream again, and score.
+
+    python -m tools.iterate --rounds 3
+    python -m tools.iterate --preset quick --data-dir data/quick --run-dir runs/quick --rounds 2
+
+A round drives the agent of --run-dir on new tracks, as it is and with noise, encodes what it met,
+lets M go on from its weights and C from its last mean, with the settings that they were trained
+with, and drives the new agent on validation tracks that nothing is chosen by. Writes
+rounds.metrics.jsonl, rounds.png and rounds/<number>/evaluation.json to --run-dir. --rounds is a
+total: stopped at any moment, the same command goes on.
+"""
+
+import json
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import collect_data
+import process_data
+import test_agent
+import train_dream
+import train_rnn
+from utils import runtime
+from utils.data.splits import VALIDATION
+from utils.io.checkpoints import read_header, settings_of
+from utils.io.files import Metrics, locked, read_metrics, write_json
+from utils.io.run_folder import AgentFiles, find_agent
+from utils.runtime import default_workers
+from utils.settings import CommonSettings, parse, setting
+from utils.viz.figures import curves
+
+SCORE_TRACKS = VALIDATION[10_000:]  # train_dream.py chooses by the first ones
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    """The flags of this step."""
+
+    rounds: int = setting(3, "rounds in total, those that are done included", minimum=1)
+    on_policy_episodes: int = setting(40, "episodes of the agent as it is, a round", minimum=1)
+    iterative_episodes: int = setting(
+        20, "episodes of the agent with noise on its actions, a round", minimum=1
+    )
+    score_tracks: int = setting(16, "validation tracks that score a round", minimum=1)
+    workers: int = setting(default_workers(), "processes for real drives", minimum=1)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"on_policy_episodes": 8, "iterative_episodes": 4, "score_tracks": 8},
+    "paper": {"on_policy_episodes": 200, "iterative_episodes": 100, "score_tracks": 32},
+}
+
+
+def main(settings: Settings) -> None:
+    """Do the rounds that are missing."""
+    find_agent(settings.run_dir, "tools.iterate")
+    with locked(settings.run_dir / "rounds"):  # the scripts lock the run folder themselves
+        metrics = Metrics(settings.run_dir / "rounds.metrics.jsonl", settings.rounds)
+        done = [record["step"] for record in read_metrics(metrics.path)]
+        if not done:
+            metrics.append(**score(settings, 0))
+        for number in range(max(done, default=0) + 1, settings.rounds + 1):
+            print(f"\nround {number} of {settings.rounds}", flush=True)
+            learn(settings, number)
+            metrics.append(**score(settings, number))
+        report(settings, read_metrics(metrics.path))
+
+
+def learn(settings: Settings, number: int) -> None:
+    """Collect with the agent that the round began with, then let M and C go on."""
+    agent = AgentFiles.of_run(settings.run_dir)
+    begun = settings.run_dir / "rounds" / f"{number}" / "agent.json"
+    if not begun.exists():
+        write_json(begun, agent.sha256())
+    # Once M has gone on, the agent that the round drives with is no more: its drives are done.
+    if agent.sha256() == json.loads(begun.read_text()):
+        for mode, episodes in (
+            ("on-policy", settings.on_policy_episodes),
+            ("iterative", settings.iterative_episodes),
+        ):
+            run(settings, collect_data, mode=mode, episodes=episodes, workers=settings.workers)
+        run(settings, process_data)
+    run(settings, train_rnn, **settings_of(read_header(agent.rnn), train_rnn.Settings))
+    evolution = settings_of(read_header(agent.controller), train_dream.Settings)
+    run(settings, train_dream, **evolution, workers=settings.workers)
+
+
+def score(settings: Settings, number: int) -> dict[str, Any]:
+    """The record of a round: real scores of its agent, and what its dream promised."""
+    folder = settings.run_dir / "rounds" / f"{number}"
+    run(
+        settings,
+        test_agent,
+        first_track=SCORE_TRACKS[0],
+        episodes=settings.score_tracks,
+        output_dir=folder,
+        workers=settings.workers,
+    )
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    low, high = evaluation["interval"]
+    chosen = read_header(settings.run_dir / "controller.eqx").progress.get("chosen", {})
+    return {
+        "step": number,
+        "judged": chosen.get("judged"),
+        "mean": evaluation["mean"],
+        "low": low,
+        "high": high,
+        "scores": evaluation["scores"],
+        "agent": evaluation["agent"],
+    }
+
+
+def run(settings: Settings, script: ModuleType, **values: Any) -> None:
+    """Run a step of the pipeline with these settings, the others as they are by default."""
+    print(f"\n{script.__name__}.py", flush=True)
+    common = {"data_dir": settings.data_dir, "run_dir": settings.run_dir, "seed": settings.seed}
+    script.main(script.Settings(**{**common, **values}))
+
+
+def report(settings: Settings, records: list[dict[str, Any]]) -> None:
+    """The score per round, as a figure and a table."""
+    panels = {
+        "real score, mean and 95% interval": ("mean", "low", "high"),
+        "return in the dream of that round": ("judged",),
+    }
+    curves(settings.run_dir / "rounds.png", records, panels, xlabel="round")
+    for record in records:
+        print(
+            f"round {record['step']}: {record['mean']:.0f} ({record['low']:.0f} … "
+            f"{record['high']:.0f}) on {len(record['scores'])} validation tracks"
+        )
+
+
+if __name__ == "__main__":
+    runtime.run(main, parse(Settings, __doc__, PRESETS))

@@ -1,0 +1,57 @@
+"""A run at a glance: one HTML page with everything in it, to look at, to print, to send.
+
+    python -m tools.report
+    python -m tools.report --run-dir runs/quick --data-dir data/quick
+
+Reads what the six scripts wrote to --run-dir and --data-dir; what is not there yet is named on the
+page. Writes report.html to --run-dir (or --output): settings, data, losses, reconstructions,
+open-loop dreams, evolution, scores by track, film, sizes and times. About half a minute.
+"""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.report.driving import drive, evolution, glance, scores
+from tools.report.models import dreams, memory, vision
+from tools.report.page import page
+from tools.report.provenance import costs, data, model_settings
+from tools.report.run_record import RunRecord
+from utils import runtime
+from utils.errors import Failure
+from utils.io.files import write_atomically
+from utils.settings import CommonSettings, parse, setting
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    """The flags of this script."""
+
+    output: Path | None = setting(None, "the page, by default report.html in --run-dir")
+    video_mb: float = setting(25.0, "largest film to put into the page, in megabytes", minimum=0.0)
+
+
+PRESETS: dict[str, dict[str, Any]] = {}
+# In the order of a reader's questions: how does it drive, what does it dream, how was it made?
+SECTIONS = (glance, drive, scores, dreams, evolution, memory, vision, data, model_settings, costs)
+
+
+def main(settings: Settings) -> None:
+    """Read the run, write the page."""
+    if not settings.run_dir.is_dir():
+        raise Failure(f"{settings.run_dir} is missing: run the six scripts, or name --run-dir")
+    run = RunRecord.load(settings.run_dir, settings.data_dir, settings.video_mb)
+    day = datetime.date.today().strftime("%-d %B %Y")
+    text = page(
+        f"World model “{run.name}”",
+        f"A car that learned to drive inside its own dream. CarRacing-v3 · {day}",
+        [section(run) for section in SECTIONS],
+    )
+    output = settings.output or settings.run_dir / "report.html"
+    write_atomically(output, lambda file: file.write(text.encode()))
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    runtime.run(main, parse(Settings, __doc__, PRESETS))

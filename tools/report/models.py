@@ -1,0 +1,159 @@
+"""The report's sections on V and M: what they see, what they foresee, how they learned."""
+
+import dataclasses
+
+import jax
+
+from tools.report.page import (
+    Raw,
+    Section,
+    axes_of_chart,
+    chart,
+    charts,
+    heading,
+    legend,
+    missing,
+    show,
+    strips,
+    table,
+)
+from tools.report.run_record import RunRecord
+from utils.data.episodes import Episode, read_episode
+from utils.data.frames import spread_frames
+from utils.data.splits import MODES
+from utils.viz.figures import to_uint8
+from utils.viz.video import FRAMES_PER_SECOND, replay
+
+DREAM_STEPS = (1, 5, 10, 25, 50, 100, 200)  # shown of an open-loop dream
+ZOOM_STEPS = 50  # the camera zooms in during the first second: no picture of driving
+SHOWN_FRAMES = 8
+
+# Charts: title -> {metric: its name in the legend}.
+Panels = dict[str, dict[str, str]]
+VAE_PANELS: Panels = {
+    "Squared error of a pixel (0 to 1)": {"mse": "training batch", "held_out_mse": "held out"},
+    "Information in z (KL), nats a frame": {"kl": "training batch", "held_out_kl": "held out"},
+}
+DREAMED = {"10": "10 steps of dream", "50": "50 steps", "200": "200 steps"}
+RNN_PANELS: Panels = {
+    "Surprise, nats a dimension of z": {
+        "nll": "next step",
+        **{f"nll_{k}": name for k, name in DREAMED.items()},
+    },
+    "Error of summed rewards, points": {f"reward_error_{k}": n for k, n in DREAMED.items()},
+    "Optimism: promised less real, points": {f"optimism_{k}": n for k, n in DREAMED.items()},
+    "Share that was lost within 200 steps": {
+        "end_predicted_200": "as dreamed",
+        "end_real_200": "in reality",
+    },
+}
+
+
+def dreams(run: RunRecord) -> Section:
+    """Open-loop dreams beside reality, and how far they can be trusted."""
+    text = (
+        "M gets one moment of a drive that it never learned from, and from then on nothing but "
+        "the actions. What it dreams, beside what really came."
+    )
+    pieces: list[Raw] = []
+    if "rnn" in run.models:
+        held_out = [drive for drive in run.drives if drive.entry.held_out]
+        for mode in MODES:
+            chosen = [drive for drive in held_out if drive.entry.mode == mode][:1]
+            for drive in chosen:
+                episode = read_episode(drive.entry.path)
+                caption = f"{mode.capitalize()} driving, track {episode.seed}"
+                pieces.append(dream_strips(run, episode, caption))
+        if not pieces:
+            pieces.append(missing(f"No held-out episodes in {run.data_dir}: name --data-dir."))
+        pieces += forecasts(run)
+    return "dreams", "Open-loop dreams", text, pieces or [missing("No M yet: run train_rnn.py.")]
+
+
+def dream_strips(run: RunRecord, episode: Episode, caption: str) -> Raw:
+    """Frames of an episode as they were, as V sees them, and as dreamed."""
+    start = start_of(episode)
+    (_, vae), (_, rnn) = run.models["vae"], run.models["rnn"]
+    steps = [k for k in DREAM_STEPS if start + k <= len(episode.actions)]
+    end = start + steps[-1]
+    part = dataclasses.replace(
+        episode, frames=episode.frames[: end + 1], actions=episode.actions[:end]
+    )
+    shown = replay(vae, rnn, part, start)
+    rows = {
+        "Real": part.frames[[start + k for k in steps]],
+        "Seen by V": shown.seen[[start + k for k in steps]],
+        "Dreamed": shown.dreamed[[k - 1 for k in steps]],
+    }
+    seconds = [f"{k / FRAMES_PER_SECOND:g} s" for k in steps]
+    return strips(rows, seconds, f"{caption}; the dream begins {start / FRAMES_PER_SECOND:g} s in")
+
+
+def start_of(episode: Episode) -> int:
+    """Where to dream from: a third into an episode, after the zoom."""
+    steps = len(episode.actions)
+    return min(max(steps // 3, ZOOM_STEPS), max(0, steps - DREAM_STEPS[2] - 1))
+
+
+def forecasts(run: RunRecord) -> list[Raw]:
+    """The last forecasts of held-out tracks, as a table."""
+    records = run.metrics("rnn")
+    if not records:
+        return []
+    last, rows = records[-1], []
+    for name, end in (("next step", ""), *((f"{k} steps", f"_{k}") for k in DREAMED)):
+        keys = ("nll", "reward_error", "optimism", "end_predicted", "end_real")
+        rows.append([name, *(last.get(key + end) for key in keys)])
+    head = ["dream of", "surprise (nats)", "reward error", "optimism", "end dreamed", "end real"]
+    return [heading("Forecasts of held-out drives"), table(head, rows)]
+
+
+def memory(run: RunRecord) -> Section:
+    """M's training."""
+    text = (
+        "On held-out drives: how surprised M is by the next latent, and how wrong about rewards "
+        "and ends, at the next step and inside dreams. Optimism above 0 is what a search exploits."
+    )
+    found = metric_charts(run, "rnn", RNN_PANELS, "gradient step")
+    pieces = [found] if found else [missing("No M yet: run train_rnn.py.")]
+    return "memory", "M: learning to predict", text, pieces
+
+
+def metric_charts(run: RunRecord, part: str, panels: Panels, xlabel: str) -> Raw | None:
+    """A chart for each panel that the metrics have something for."""
+    records, pieces = run.metrics(part), []
+    for title, lines in panels.items():
+        figure, axes = axes_of_chart()
+        for name, label in lines.items():
+            points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+            if points:
+                marker = "o" if len(points) < 30 else ""
+                axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=label)
+        if axes.lines:
+            axes.set(xlabel=xlabel)
+            if len(lines) > 1:
+                legend(axes)
+            words = ", ".join(f"{line.get_label()} ends at {show(float(line.get_ydata()[-1]))}"
+                              for line in axes.lines)  # fmt: skip
+            pieces.append(chart(title, figure, f"{title}: {words}"))
+    return charts(pieces) if pieces else None
+
+
+def vision(run: RunRecord) -> Section:
+    """V's training, and what it keeps of a frame."""
+    text = "V keeps a few numbers of a frame. Drawn again from these, it should show the same road."
+    pieces: list[Raw] = []
+    held_out = [drive.entry for drive in run.drives if drive.entry.held_out]
+    if "vae" in run.models and held_out:
+        _, vae = run.models["vae"]
+        chosen = held_out[:: -(-len(held_out) // SHOWN_FRAMES)]
+        # The fifth of every nine: moments of driving, not the first frames, which are all alike.
+        frames = spread_frames(chosen, 9 * SHOWN_FRAMES)[4::9]
+        mu, _ = jax.vmap(vae.encode)(frames)
+        rows = {"Real": frames, "Drawn again": to_uint8(jax.vmap(vae.decode)(mu))}
+        pieces.append(strips(rows, [], "Frames of drives that V never learned from"))
+    losses = metric_charts(run, "vae", VAE_PANELS, "gradient step")
+    if losses:
+        pieces.append(losses)
+    no_model = missing("No V yet: run run_vae_training.py.")
+    return "vision", "V: learning to see", text, pieces or [no_model]

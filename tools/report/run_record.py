@@ -1,0 +1,117 @@
+"""What a run left behind, in one place: models, metrics, episodes, scores, sizes and times."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.data.episodes import EPISODE_ARRAYS, Entry, scan
+from utils.errors import Failure
+from utils.io import checkpoints
+from utils.io.checkpoints import Header
+from utils.io.files import TIMES_NAME, read_metrics, read_records
+from utils.io.npz import read_arrays
+
+LOADERS = {
+    "vae": checkpoints.load_vae,
+    "rnn": checkpoints.load_rnn,
+    "controller": checkpoints.load_controller,
+}
+
+
+@dataclass(frozen=True)
+class Drive:
+    """An episode file without its frames."""
+
+    entry: Entry
+    score: float
+    lap_finished: bool
+    left_playfield: bool
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long a stage worked, over all its runs."""
+
+    seconds: float
+    runs: int  # that came to an end, by themselves or by Ctrl-C
+    killed: int  # whose end, and so whose time, nobody wrote down
+    last_command: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run folder and its data folder; what does not exist is empty or None."""
+
+    folder: Path
+    data_dir: Path
+    models: dict[str, tuple[Header, Any]]
+    drives: list[Drive]
+    evaluation: dict[str, Any] | None
+    video_mb: float
+
+    @classmethod
+    def load(cls, folder: Path, data_dir: Path, video_mb: float) -> "RunRecord":
+        """Read everything that exists. Raises Failure on what is damaged."""
+        paths = {name: folder / f"{name}.eqx" for name in LOADERS}
+        models = {name: LOADERS[name](path) for name, path in paths.items() if path.exists()}
+        entries = scan(data_dir / "rollouts", EPISODE_ARRAYS)
+        drives = [_drive_of(entry) for entry in entries]
+        return cls(folder, data_dir, models, drives, _read_evaluation(folder), video_mb)
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return self.folder.resolve().name
+
+    def metrics(self, part: str) -> list[dict[str, Any]]:
+        """The records of a training, one for each evaluated step."""
+        return read_metrics(self.folder / f"{part}.metrics.jsonl")
+
+    def stage_times(self) -> dict[str, StageTime]:
+        """The times of every stage that worked on these folders, rounds of tools.iterate included."""
+        folders = (self.data_dir, self.folder, *sorted(self.folder.glob("rounds/*")))
+        records = [record for folder in folders for record in read_records(folder / TIMES_NAME)]
+        return _stage_times(records)
+
+
+def _drive_of(entry: Entry) -> Drive:
+    arrays = read_arrays(entry.path, EPISODE_ARRAYS, ("rewards", "terminated", "lap_finished"))
+    lap_finished = bool(arrays["lap_finished"])
+    return Drive(
+        entry=entry,
+        score=float(arrays["rewards"].sum(dtype="float64")),
+        lap_finished=lap_finished,
+        left_playfield=bool(arrays["terminated"][-1]) and not lap_finished,
+    )
+
+
+def _read_evaluation(folder: Path) -> dict[str, Any] | None:
+    path = folder / "evaluation.json"
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise Failure(f"{path} is damaged: {error}") from error
+
+
+def _stage_times(records: list[dict[str, Any]]) -> dict[str, StageTime]:
+    # Only who holds the folder's lock writes here: an end belongs to the beginning before it.
+    times: dict[str, StageTime] = {}
+    for record in records:
+        now = times.get(record["stage"], StageTime(0.0, 0, 0, ""))
+        if "seconds" in record:
+            seconds = now.seconds + record["seconds"]
+            now = StageTime(seconds, now.runs + 1, now.killed - 1, now.last_command)
+        else:
+            command = " ".join(record["command"])
+            now = StageTime(now.seconds, now.runs, now.killed + 1, command)
+        times[record["stage"]] = now
+    return times
+
+
+def size_of(*paths: Path) -> int:
+    """Bytes of files, and of all files in folders; 0 for what does not exist."""
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,205 @@
+"""The data contract: episode files, latent files, and how they are found."""
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.data.splits import MODES, is_held_out
+from utils.errors import Failure
+from utils.io.npz import (
+    TOLERATED_DAMAGE,
+    DamagedFile,
+    SetAside,
+    Shape,
+    _fingerprint,
+    _reason,
+    read_arrays,
+    write_arrays,
+)
+
+FRAME_SHAPE = (64, 64, 3)
+STEP_ARRAYS: dict[str, tuple[str, Shape]] = {
+    "actions": ("float32", ("T", 3)),
+    "rewards": ("float32", ("T",)),
+    "terminated": ("bool", ("T",)),
+    "truncated": ("bool", ("T",)),
+    "lap_finished": ("bool", ()),
+    "seed": ("int64", ()),
+    "provenance": ("str", ()),  # JSON: mode, settings, agent, environment, versions
+}
+EPISODE_ARRAYS: dict[str, tuple[str, Shape]] = {
+    "frames": ("uint8", ("T+1", *FRAME_SHAPE)),
+    **STEP_ARRAYS,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One drive of T steps. Row t is what was seen, what was done, and what that caused."""
+
+    frames: np.ndarray  # uint8 (T+1, 64, 64, 3)
+    actions: np.ndarray  # float32 (T, 3)
+    rewards: np.ndarray  # float32 (T)
+    terminated: np.ndarray  # bool (T)
+    truncated: np.ndarray  # bool (T)
+    lap_finished: bool
+    seed: int
+    provenance: dict[str, Any]
+
+    @property
+    def score(self) -> float:
+        """Sum of the rewards, the figure that the field reports."""
+        return float(np.sum(self.rewards, dtype=np.float64))
+
+
+def latent_arrays(latent: int) -> dict[str, tuple[str, Shape]]:
+    """The arrays of a latent file for `latent` dimensions."""
+    return {
+        "mu": ("float32", ("T+1", latent)),
+        "logvar": ("float32", ("T+1", latent)),
+        **STEP_ARRAYS,
+    }
+
+
+def write_episode(path: Path, episode: Episode) -> None:
+    """Write an episode file, atomically."""
+    write_arrays(
+        path,
+        {
+            "frames": episode.frames,
+            **episode_rows(episode),
+        },
+    )
+
+
+def episode_rows(episode: Episode, origin: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """All arrays of an episode but its frames, by their names on file.
+
+    `origin` is added to the provenance: what a latent file was made from.
+    """
+    provenance = {**episode.provenance, **(origin or {})}
+    return {
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+        "terminated": episode.terminated,
+        "truncated": episode.truncated,
+        "lap_finished": np.bool_(episode.lap_finished),
+        "seed": np.int64(episode.seed),
+        "provenance": np.str_(json.dumps(provenance, sort_keys=True)),
+    }
+
+
+def read_episode(path: Path) -> Episode:
+    """Read and check an episode file. Raises DamagedFile."""
+    arrays = read_arrays(path, EPISODE_ARRAYS)
+    rows = np.abs(arrays["actions"])
+    if (rows > 1).any() or (arrays["actions"][:, 1:] < 0).any():
+        raise DamagedFile(path, "actions: outside the action space")
+    return Episode(
+        frames=arrays["frames"],
+        actions=arrays["actions"],
+        rewards=arrays["rewards"],
+        terminated=arrays["terminated"],
+        truncated=arrays["truncated"],
+        lap_finished=bool(arrays["lap_finished"]),
+        seed=int(arrays["seed"]),
+        provenance=_parse_provenance(path, arrays["provenance"]),
+    )
+
+
+def _parse_provenance(path: Path, text: np.ndarray) -> dict[str, Any]:
+    try:
+        provenance = json.loads(str(text))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(path, f"provenance: {_reason(error)}") from error
+    if not isinstance(provenance, dict):
+        raise DamagedFile(path, "provenance: not a JSON object")
+    return provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What a scan knows of a file without reading its large arrays."""
+
+    path: Path
+    mode: str
+    seed: int
+    steps: int
+    fingerprint: str  # hex; changes with any byte of any array
+    provenance: dict[str, Any]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether V and M keep this episode for validation."""
+        return is_held_out(self.seed)
+
+    def read(
+        self, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """`read_arrays` of the very file that was scanned. Raises DamagedFile."""
+        return read_arrays(self.path, contract, names, self.fingerprint)
+
+
+def scan(
+    folder: Path,
+    contract: Mapping[str, tuple[str, Shape]],
+    names: Iterable[str] | None = ("seed", "provenance", "rewards"),
+    tolerated: float = TOLERATED_DAMAGE,
+) -> list[Entry]:
+    """The trustworthy files of `folder`/<mode>/<seed>.npz, in order of mode and seed.
+
+    Of each file the zip directory and the arrays `names` (None: all) are read. Damaged files are
+    named on stderr and left out; more than the `tolerated` share of them is a Failure.
+    """
+    paths = [path for mode in MODES for path in sorted((folder / mode).glob("[!.]*.npz"))]
+    aside = SetAside(len(paths), "left out", tolerated)
+    return aside.read_all(paths, lambda path: _entry(path, contract, names))
+
+
+def _entry(
+    path: Path, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None
+) -> Entry:
+    arrays = read_arrays(path, contract, names)
+    seed = int(arrays["seed"])
+    if path.stem != str(seed):
+        raise DamagedFile(path, f"seed: {seed} in a file of another name")
+    with zipfile.ZipFile(path) as archive:
+        fingerprint = _fingerprint(archive)
+    return Entry(
+        path=path,
+        mode=path.parent.name,
+        seed=seed,
+        steps=len(arrays["rewards"]),
+        fingerprint=fingerprint,
+        provenance=_parse_provenance(path, arrays["provenance"]),
+    )
+
+
+def scan_latents(data_dir: Path, latent: int, tolerated: float = TOLERATED_DAMAGE) -> list[Entry]:
+    """`scan` for latent files, which are small: every array of them is read and checked."""
+    return scan(data_dir / "latents", latent_arrays(latent), None, tolerated)
+
+
+def dataset_fingerprint(entries: Iterable[Entry]) -> str:
+    """Hex sha256 of a set of files: which there are, and every byte in them."""
+    lines = sorted(f"{entry.mode}/{entry.seed}/{entry.fingerprint}" for entry in entries)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def find_latents(data_dir: Path, latent: int, vae_sha256: str) -> list[Entry]:
+    """The latent files of `data_dir`; Failure if there are none, or if some are another VAE's."""
+    entries = scan_latents(data_dir, latent)
+    if not entries:
+        raise Failure(f"no latents in {data_dir / 'latents'}: run process_data.py")
+    stale = [entry for entry in entries if entry.provenance.get("vae") != vae_sha256]
+    if stale:
+        raise Failure(
+            f"{len(stale)} latent files are of another VAE, as {stale[0].path}: run process_data.py"
+        )
+    return entries

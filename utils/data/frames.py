@@ -1,0 +1,111 @@
+"""Batches of frames from more episodes than fit in memory.
+
+Episodes are shuffled, then read shard by shard; the frames of a shard are shuffled again. Which
+frames batch number n holds follows from the seed alone, so a resumed run sees what an
+uninterrupted one would have seen. At most two shards are in memory: one in use, one being read,
+and the few episodes that are being unpacked.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from utils.data.episodes import EPISODE_ARRAYS, FRAME_SHAPE, Entry
+from utils.data.prefetch import read_ahead
+from utils.errors import Failure
+from utils.io.npz import SetAside
+
+SHARD_FRAMES = 20_000  # 250 MB of frames, some twenty episodes: mixed enough for V
+
+
+def shards_of(entries: Sequence[Entry], seed: int) -> Iterator[list[Entry]]:
+    """Endless shards: each epoch, every episode once, in another order."""
+    for epoch in itertools.count():
+        order = np.random.default_rng([seed, epoch]).permutation(len(entries))
+        shard: list[Entry] = []
+        for index in order:
+            shard.append(entries[index])
+            if frames_in(shard) >= SHARD_FRAMES:
+                yield shard
+                shard = []
+        if shard:
+            yield shard
+
+
+def frames_in(shard: Sequence[Entry]) -> int:
+    """How many frames the episodes of a shard hold."""
+    return sum(entry.steps + 1 for entry in shard)
+
+
+def read_frames(entry: Entry) -> np.ndarray:
+    """Frames of an episode, uint8 (T+1, 64, 64, 3). Raises DamagedFile."""
+    return entry.read(EPISODE_ARRAYS, ("frames",))["frames"]
+
+
+def read_shard(shard: Sequence[Entry], aside: SetAside) -> np.ndarray:
+    """All frames of a shard, uint8 (n, 64, 64, 3), without those of damaged files."""
+    frames = np.empty((frames_in(shard), *FRAME_SHAPE), np.uint8)
+    reads, count = read_ahead(read_frames, shard), 0
+
+    def read(_: Entry) -> None:
+        nonlocal count
+        part = next(reads).result()
+        frames[count : count + len(part)] = part
+        count += len(part)
+
+    aside.read_all(shard, read)
+    return frames[:count]
+
+
+def frame_batches(
+    entries: Sequence[Entry], batch: int, seed: int, start: int
+) -> Iterator[np.ndarray]:
+    """Endless batches, uint8 (batch, 64, 64, 3), from batch number `start` on."""
+
+    def batches_in(shard: list[Entry]) -> int:
+        return max(1, frames_in(shard) // batch)
+
+    aside = SetAside(len(entries), "left out")
+
+    def read(shard: list[Entry]) -> np.ndarray:
+        frames = read_shard(shard, aside)
+        # The last shard of an epoch may be one episode: if that is damaged, all others stand in.
+        frames = frames if len(frames) else spread_frames(entries, frames_in(shard), aside)
+        if not len(frames):
+            raise Failure("no episode can be read")
+        return frames
+
+    numbered = enumerate(shards_of(entries, seed))
+    number, shard = next(numbered)
+    while start >= batches_in(shard):
+        start -= batches_in(shard)
+        number, shard = next(numbered)
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(read, shard)
+        while True:
+            frames, count = reading.result(), batches_in(shard)
+            order = np.random.default_rng([seed, number, len(shard)]).permutation(frames_in(shard))
+            number, shard = next(numbered)
+            reading = reader.submit(read, shard)
+            for position in range(start, count):
+                # Fewer frames than a batch needs, or than the scan saw, are used again.
+                rows = np.arange(position * batch, (position + 1) * batch) % len(order)
+                yield frames[order[rows] % len(frames)]
+            start = 0
+
+
+def spread_frames(
+    entries: Sequence[Entry], count: int, aside: SetAside | None = None
+) -> np.ndarray:
+    """Up to `count` frames spread evenly over the episodes, uint8 (n, 64, 64, 3)."""
+    aside = aside or SetAside(len(entries), "left out")
+    each = -(-count // max(1, len(entries)))
+
+    def pick(entry: Entry) -> np.ndarray:
+        frames = read_frames(entry)
+        return frames[np.linspace(0, len(frames) - 1, min(each, len(frames))).astype(int)]
+
+    picked = aside.read_all(entries[:count], pick)
+    return np.concatenate(picked)[:count] if picked else np.empty((0, *FRAME_SHAPE), np.uint8)

@@ -1,0 +1,218 @@
+"""Checkpoints: one JSON line that says what is in the file, then the leaves.
+
+The header records the constructor's arguments, the settings, the sha256 of the inputs and that
+of the leaves; the file's own sha256 is the model's name in every lineage.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.controller import Controller
+from models.rnn import MDNRNN
+from models.vae import ConvVAE
+from utils.errors import Failure
+from utils.io.files import READ_ERRORS, open_to_read, sha256_of, sha256_of_rest, write_atomically
+from utils.settings import CommonSettings
+
+FORMAT = "world-model-checkpoint 1"
+MAX_HEADER_BYTES = 1_000_000
+PRECISIONS = ("float32", "float16")
+CHANGED = "is damaged: its sha256 is not the one in its header"
+
+TreeT = TypeVar("TreeT")
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The first line of a checkpoint."""
+
+    kind: str  # "vae", "rnn", "controller", or one of these + " training"
+    sizes: dict[str, int]  # constructor arguments
+    settings: dict[str, Any]  # of the script that made it
+    inputs: dict[str, str]  # sha256 of what it was made from
+    progress: dict[str, Any]  # steps done and what else a script wants to say
+    precision: str = "float32"  # of the leaves on file; in memory they are float32
+
+
+def save(path: Path, header: Header, tree: Any) -> None:
+    """Write a checkpoint, atomically. Same header and leaves, same bytes."""
+    payload = io.BytesIO()
+    eqx.tree_serialise_leaves(payload, _in_precision(header.precision, tree))
+    leaves = payload.getvalue()
+    fields = {
+        "format": FORMAT,
+        "sha256": hashlib.sha256(leaves).hexdigest(),
+        **dataclasses.asdict(header),
+    }
+    text = json.dumps({**fields, "header_sha256": _digest(fields)}, sort_keys=True) + "\n"
+    write_atomically(path, lambda file: file.writelines((text.encode(), leaves)))
+
+
+def read_header(path: Path) -> Header:
+    """The header of a checkpoint whose bytes are whole; Failure if `path` is none or is missing."""
+    with _opened(path) as file:
+        header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
+        if sha256_of_rest(file) != sha256:
+            raise Failure(f"{path} {CHANGED}")
+        return header
+
+
+def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Header, TreeT]:
+    """Read a checkpoint onto the shapes of `build(header)`, which is never computed.
+
+    Failure says if it is of another kind or architecture, or if its bytes were changed.
+    """
+    with _opened(path) as file:
+        header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
+        if header.kind != kind:
+            raise Failure(f"{path} holds a {header.kind}, not a {kind}")
+        try:
+            shapes = eqx.filter_eval_shape(
+                lambda header: _in_precision(header.precision, build(header)), header
+            )
+            # Not a byte more than the model can have: the file may be endless.
+            size = min(_bytes_on_file(shapes), os.fstat(file.fileno()).st_size)
+            leaves = file.read(size + 1)
+            if hashlib.sha256(leaves).hexdigest() != sha256:
+                raise Failure(f"{path} {CHANGED}")
+            stream = io.BytesIO(leaves)
+            tree = eqx.tree_deserialise_leaves(stream, shapes, _read_leaf)
+            if stream.read(1):
+                raise ValueError("it has more leaves")
+        except READ_ERRORS as error:
+            reason = " ".join(str(error).split())[:200]
+            raise Failure(f"{path} holds a {kind} of another architecture: {reason}") from error
+        _check_numbers(path, kind, tree)
+        return header, _in_precision("float32", tree)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if not path.exists():
+        raise Failure(f"{path} is missing: run the step that makes it")
+    try:
+        with open_to_read(path) as file:
+            yield file
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror or 'cannot be read'}") from error
+
+
+def _parse(path: Path, line: bytes) -> tuple[Header, str]:
+    """The header in a checkpoint's first line, and the sha256 of its leaves."""
+    try:
+        fields = json.loads(line)
+        if fields.pop("header_sha256") != _digest(fields):
+            raise ValueError("another sha256")
+        if fields.pop("format") != FORMAT:
+            raise ValueError("another format")
+        sha256, header = fields.pop("sha256"), Header(**fields)
+        for name in ("sizes", "settings", "inputs", "progress"):
+            if not isinstance(getattr(header, name), dict):
+                raise TypeError(f"{name} is no object")
+        if not all(isinstance(size, int) for size in header.sizes.values()):
+            raise TypeError("a size is no number")
+        if header.precision not in PRECISIONS:
+            raise ValueError("another precision")
+        return header, sha256
+    except READ_ERRORS as error:
+        raise Failure(f"{path} is damaged or no checkpoint of this project") from error
+
+
+def _read_leaf(file: BinaryIO, like: Any) -> Any:
+    """The next leaf of a file, of the very dtype: JAX would make floats of doubles unasked."""
+    if not isinstance(like, jax.ShapeDtypeStruct):
+        return eqx.default_deserialise_filter_spec(file, like)
+    array = np.load(file, allow_pickle=False)
+    if array.dtype != like.dtype:
+        raise ValueError(f"a leaf of {array.dtype} where {like.dtype} is expected")
+    return jnp.asarray(array)
+
+
+def _check_numbers(path: Path, kind: str, tree: Any) -> None:
+    """Failure names the first leaf with a NaN in it, or in a model with an infinity.
+
+    A search's state may hold infinity: the best that it has seen, before it has seen any.
+    """
+    for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if eqx.is_inexact_array(leaf):
+            wrong = np.isnan(leaf) if kind.endswith(" training") else ~np.isfinite(leaf)
+            if wrong.any():
+                name = jax.tree_util.keystr(where, simple=True, separator=".")
+                raise Failure(f"{path}: {name}: NaN or infinity")
+
+
+def _in_precision(precision: str, tree: TreeT) -> TreeT:
+    """The tree with its floating-point arrays in this precision."""
+
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def _bytes_on_file(shapes: Any) -> int:
+    """The most that the leaves of a tree of shapes can take on file, with their .npy headers."""
+    leaves = jax.tree.leaves(shapes)
+    return sum(1024 + math.prod(x.shape) * x.dtype.itemsize for x in leaves if hasattr(x, "shape"))
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def settings_dict(settings: CommonSettings) -> dict[str, Any]:
+    """A script's settings as they go into a header: all that may change the result."""
+    where_and_how = {field.name for field in dataclasses.fields(CommonSettings)} - {"seed"}
+    where_and_how |= {
+        field.name
+        for field in dataclasses.fields(settings)
+        if not field.metadata.get("changes_result", True)
+    }
+    values = dataclasses.asdict(settings)
+    return {name: value for name, value in values.items() if name not in where_and_how}
+
+
+def settings_of(header: Header, script: type[CommonSettings]) -> dict[str, Any]:
+    """The header's settings that a script has; the version that wrote them may have had others."""
+    known = {field.name for field in dataclasses.fields(script)}
+    return {name: value for name, value in header.settings.items() if name in known}
+
+
+def input_sha256(path: Path, step: str) -> str:
+    """sha256 of an input file; Failure names the step that makes it if it is missing."""
+    if not path.exists():
+        raise Failure(f"{path} is missing: run {step}")
+    return sha256_of(path)
+
+
+def count_parameters(tree: Any) -> int:
+    """How many numbers the arrays of a tree hold."""
+    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
+
+
+def load_vae(path: Path) -> tuple[Header, ConvVAE]:
+    """V and its header."""
+    return load(path, "vae", lambda header: ConvVAE(**header.sizes, key=jax.random.key(0)))
+
+
+def load_rnn(path: Path) -> tuple[Header, MDNRNN]:
+    """M and its header."""
+    return load(path, "rnn", lambda header: MDNRNN(**header.sizes, key=jax.random.key(0)))
+
+
+def load_controller(path: Path) -> tuple[Header, Controller]:
+    """C and its header."""
+    return load(path, "controller", lambda header: Controller(**header.sizes))

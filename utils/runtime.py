@@ -1,0 +1,124 @@
+"""How a script runs: exit codes, signals, the device, workers and progress.
+
+Exit codes: 0 done, 1 a failure said in one line, 2 wrong usage, 130 interrupted (143 by SIGTERM).
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.errors import Failure
+from utils.settings import SettingsT
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoReturn:
+    """Run `main(settings)` and exit with the code that fits how it ended."""
+    signal.signal(signal.SIGTERM, _terminate)
+    keep_freed_memory()
+    keep_float32()
+    code, message = 0, ""
+    try:
+        main(settings)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # A second Ctrl-C would replace the exit code, or disturb the stopping of workers.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupted = 130, "interrupted; the same command goes on from where it was"
+        code, message = (stop.code, "") if isinstance(stop, SystemExit) else interrupted
+    except (Failure, OSError, MemoryError) as error:
+        if settings.debug:
+            raise
+        code, message = 1, _plain(error)
+    # Only outside of these clauses is what `main` held let go of: its generators end, and with
+    # them their workers, for which an exit would wait forever.
+    _exit(code, message)
+
+
+def program_name() -> str:
+    """What a user calls this program: a script's file name, or tools.NAME."""
+    path = Path(sys.argv[0])
+    if ROOT / "tools" not in path.resolve().parents:
+        return path.name
+    parts = path.resolve().relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__main__")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for what is allocated next, where it is glibc.
+
+    XLA allocates the working memory of a step anew at every step. glibc gives such blocks back to
+    the kernel, which clears each page of them when it is next touched: a third of a gradient step
+    of V. In a single arena that is never trimmed they are used again as they are.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version"):
+        trim_threshold, mmap_max, arena_max = -1, -4, -8  # from <malloc.h>
+        libc.mallopt(arena_max, 1)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def keep_float32() -> None:
+    """Have a GPU multiply float32 as float32: by default it rounds to TF32's ten bits.
+
+    The models are held equal to float64 references within float32. Without effect on a CPU.
+    """
+    if jax := sys.modules.get("jax"):  # scripts that drive without a model do not load it
+        jax.config.update("jax_default_matmul_precision", "float32")
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    sys.exit(128 + signum)
+
+
+def _plain(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _exit(code: Any, message: str) -> typing.NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads it or its disk is full; the interpreter would say so again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if message:
+        print(f"{program_name()}: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def progress(total: int, unit: str, initial: int = 0, label: str | None = None) -> tqdm:
+    """A bar with rate and time left; in a log file a line a while, in place of ten a second."""
+    return tqdm(
+        total=total,
+        unit=unit,
+        initial=initial,
+        desc=label,
+        unit_scale=total >= 10_000,
+        mininterval=0.1 if sys.stderr.isatty() else 15.0,
+        maxinterval=30.0,
+        dynamic_ncols=True,
+    )
+
+
+def describe_device() -> str:
+    """The JAX device in use, in words, for the first line that a script prints."""
+    import jax  # here, so that scripts which drive without a model start without JAX
+
+    device = jax.devices()[0]
+    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return f"JAX {jax.__version__} on {device.platform} ({device.device_kind}{cores})"
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

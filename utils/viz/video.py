@@ -1,0 +1,192 @@
+"""One real episode beside what the model made of it: film, grid image and plot."""
+
+import itertools
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import imageio_ffmpeg
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from models.dream import DreamState, open_loop
+from models.evaluation import states_before
+from models.rnn import MDNRNN, mixture_log_likelihood, mixture_noise
+from models.vae import ConvVAE
+from utils.data.episodes import Episode
+from utils.errors import Failure
+from utils.io.files import replacing, write_atomically
+from utils.viz.figures import save_figure, save_image, tile_images, to_uint8
+
+FRAMES_PER_SECOND = 50  # the environment's own
+SCALE = 4  # a 64-pixel frame is shown 256 pixels wide
+TITLES = ("Real", "Reconstruction", "Dream, one step", "Dream, open loop")
+GRID_COLUMNS = 8
+PANEL_TITLES = ("Real", "Reconstruction", "Dream")
+PICTURE_SCALE, PICTURE_EVERY = 3, 3  # of 64 pixels; one frame in so many is shown, 17 a second
+
+
+class Replay(NamedTuple):
+    """What the model saw, guessed and dreamed along an episode of T steps.
+
+    Row t of the guesses is about frame t + 1.
+    """
+
+    seen: np.ndarray  # (T+1, 64, 64, 3) decoded mu
+    guessed: np.ndarray  # (T, 64, 64, 3) decoded expectation of the next latent
+    dreamed: np.ndarray  # (T − start, 64, 64, 3) decoded open-loop dream from frame `start`
+    start: int
+    surprise: np.ndarray  # (T) nats a latent dimension
+    reward: np.ndarray  # (T) predicted, points
+    dreamed_reward: np.ndarray  # (T − start) predicted inside the dream, points
+
+
+@eqx.filter_jit
+def encode(vae: ConvVAE, frames: UInt8[Array, "n 64 64 3"]) -> Float[Array, "n latent"]:
+    """What the agent sees in each frame: mu."""
+    return jax.lax.map(lambda frame: vae.encode(frame)[0], frames, batch_size=64)
+
+
+@eqx.filter_jit
+def _decode(vae: ConvVAE, z: Float[Array, "n latent"]) -> Float[Array, "n 64 64 3"]:
+    return jax.lax.map(vae.decode, z, batch_size=64)
+
+
+def replay(vae: ConvVAE, rnn: MDNRNN, episode: Episode, start: int, seed: int = 0) -> Replay:
+    """Run the model along a real episode; the open-loop dream begins at frame `start`."""
+    start = min(start, len(episode.actions) - 1)
+    mu = encode(vae, jnp.asarray(episode.frames))
+    z, actions = mu[:-1], jnp.asarray(episode.actions)
+    states = states_before(rnn, z, actions)
+    along = rnn.unroll(rnn.initial_state(), z, actions)
+    prediction = rnn.predict(along.hidden, z)
+    expected = (jnp.exp(prediction.log_weight) * prediction.mean).sum(-2)
+    noise = mixture_noise(jax.random.key(seed), (len(actions) - start, rnn.latent))
+    begin = DreamState(mu[start], jax.tree.map(lambda s: s[start], states))
+    dreamed, dream_prediction = open_loop(rnn, begin, actions[start:], noise)
+    return Replay(
+        seen=to_uint8(_decode(vae, mu)),
+        guessed=to_uint8(_decode(vae, expected)),
+        dreamed=to_uint8(_decode(vae, dreamed)),
+        start=start,
+        surprise=np.asarray(-mixture_log_likelihood(prediction, mu[1:]).mean(-1)),
+        reward=np.asarray(prediction.reward),
+        dreamed_reward=np.asarray(dream_prediction.reward),
+    )
+
+
+def panels_at(episode: Episode, replay: Replay, t: int) -> list[np.ndarray]:
+    """The four panels for frame t ≥ 1; before the dream begins its panel is grey."""
+    grey = np.full_like(episode.frames[0], 96)
+    dreamed = replay.dreamed[t - 1 - replay.start] if t > replay.start else grey
+    return [episode.frames[t], replay.seen[t], replay.guessed[t - 1], dreamed]
+
+
+def film_frames(episode: Episode, replay: Replay) -> Iterator[Image.Image]:
+    """The pictures of the film: titles and score above the four panels."""
+    width, header = 64 * SCALE * len(TITLES), 24
+    score = 0.0
+    for t in range(1, len(episode.frames)):
+        score += float(episode.rewards[t - 1])
+        panels = Image.fromarray(np.concatenate(panels_at(episode, replay, t), axis=1))
+        image = Image.new("RGB", (width, 64 * SCALE + header))
+        image.paste(panels.resize((width, 64 * SCALE), Image.Resampling.NEAREST), (0, header))
+        draw = ImageDraw.Draw(image)
+        for column, title in enumerate(TITLES):
+            note = f"   step {t}  score {score:.0f}" if column == 0 else ""
+            draw.text((column * 64 * SCALE + 8, 6), title + note, fill="white")
+        yield image
+
+
+def write_film(path: Path, episode: Episode, replay: Replay) -> None:
+    """Write the four panels side by side as MP4 at the environment's own speed."""
+    pictures = film_frames(episode, replay)
+    first = next(pictures)
+    with replacing(path) as temporary:
+        # Not imageio_ffmpeg's own writer: it forks, which JAX's threads do not survive for sure.
+        source = f"-f rawvideo -pix_fmt rgb24 -s {first.width}x{first.height}".split()
+        coding = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-f", "mp4"]
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source]
+        command += ["-r", str(FRAMES_PER_SECOND), "-i", "-", *coding, str(temporary)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
+            assert ffmpeg.stdin is not None
+            for image in itertools.chain([first], pictures):
+                ffmpeg.stdin.write(image.tobytes())
+        if ffmpeg.returncode != 0:
+            raise Failure(f"cannot write {path}: ffmpeg ended with {ffmpeg.returncode}")
+
+
+def write_webp(path: Path, episode: Episode, replay: Replay, seconds: float) -> None:
+    """The first `seconds` of the dream beside what was real and seen, a WebP at true speed.
+
+    The dream knows the first frame, the memory that the agent had there, and what it then did.
+    """
+    first = replay.start + 1
+    last = min(len(episode.actions), replay.start + round(seconds * FRAMES_PER_SECOND))
+    pictures = [
+        captioned(
+            [episode.frames[t], replay.seen[t], replay.dreamed[t - first]],
+            f"{(t - replay.start) / FRAMES_PER_SECOND:.1f} s",
+        )
+        for t in range(first, last + 1, PICTURE_EVERY)
+    ]
+    pause = 1000 * PICTURE_EVERY // FRAMES_PER_SECOND  # ms
+    options = {"duration": pause, "loop": 0, "quality": 60}
+    write_atomically(
+        path,
+        lambda file: pictures[0].save(
+            file, "WEBP", save_all=True, append_images=pictures[1:], **options
+        ),
+    )
+
+
+def captioned(panels: list[np.ndarray], note: str) -> Image.Image:
+    """The three panels, each uint8 (64, 64, 3), with their captions above them."""
+    size, header = 64 * PICTURE_SCALE, 22
+    image = Image.new("RGB", (size * len(panels), size + header))
+    row = Image.fromarray(np.concatenate(panels, axis=1))
+    image.paste(row.resize((image.width, size), Image.Resampling.NEAREST), (0, header))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(14)
+    for column, title in enumerate(PANEL_TITLES):
+        draw.text((column * size + 6, 2), title, fill="white", font=font)
+    draw.text((image.width - 6, 2), note, fill="white", font=font, anchor="ra")
+    return image
+
+
+def write_grid(path: Path, episode: Episode, replay: Replay) -> None:
+    """The four panels as rows, at moments spread over the dream, as PNG."""
+    moments = np.linspace(replay.start + 1, len(episode.actions), GRID_COLUMNS).astype(int)
+    columns = [panels_at(episode, replay, t) for t in moments]
+    rows = [np.stack(row) for row in zip(*columns, strict=True)]
+    save_image(tile_images(rows), path)
+
+
+def write_plot(path: Path, episode: Episode, replay: Replay) -> None:
+    """Score, surprise, and predicted against real reward over the episode, as PNG."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    score, reward, surprise = figure.subplots(3, 1, sharex=True)
+    steps = np.arange(1, len(episode.rewards) + 1)
+    score.plot(steps, np.cumsum(episode.rewards), label="real")
+    score.plot(steps, np.cumsum(replay.reward), label="predicted, one step")
+    before = float(episode.rewards[: replay.start].sum())
+    dream = before + np.cumsum(replay.dreamed_reward)
+    score.plot(steps[replay.start :], dream, "--", label=f"dreamed from step {replay.start}")
+    score.set(ylabel="score", title=f"track {episode.seed}: {episode.score:.0f}")
+    window = np.ones(8) / 8  # tiles come every few steps: shown as they are learned
+    real = np.convolve(episode.rewards, window)[: len(steps)]
+    reward.plot(steps, real, label="real, mean of 8 steps")
+    reward.plot(steps, replay.reward, label="predicted")
+    reward.set(ylabel="reward a step", ylim=(-1, 3))
+    surprise.plot(steps, replay.surprise, lw=0.7)
+    surprise.set(ylabel="surprise (nats a dimension)", xlabel="step (1/50 s)")
+    for axes in (score, reward):
+        axes.legend(fontsize=8)
+    for axes in (score, reward, surprise):
+        axes.grid(alpha=0.3)
+    save_figure(figure, path)
