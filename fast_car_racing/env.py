@@ -3,7 +3,7 @@
     env = gymnasium.make("fast_car_racing:FastCarRacing-v3")
 
 Physics, tracks, rewards and ends are Gymnasium's own code. The observation comes from another
-renderer, which gives the same bytes, and the car's forces from Python floats (fast_car_racing/car.py):
+renderer, which gives the same bytes, and the car's forces from Python floats (car.py):
 docs/environment.md tells how and how that was checked.
 """
 

@@ -1,6 +1,6 @@
 """The pixels of smooth polygons as pygame-ce's `gfxdraw` (SDL_gfx) has them, as commands of rows.
 
-fast_car_racing/spans.py tells what commands are, docs/environment.md by which rules pixels are chosen.
+spans.py tells what commands are, docs/environment.md by which rules pixels are chosen.
 """
 
 import numpy as np

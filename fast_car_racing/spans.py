@@ -1,8 +1,8 @@
 """Commands: what a row of Gymnasium's CarRacing surface is to be painted with, in turn.
 
 Polygons are not filled here: they leave commands in the rows that they cross. Those of pygame-ce's
-`draw.polygon` are in this file, those of its `gfxdraw` in fast_car_racing/polygons.py. docs/environment.md
-gives the rules of both; fast_car_racing/downscale.py turns the commands into the frame.
+`draw.polygon` are in this file, those of its `gfxdraw` in polygons.py. docs/environment.md
+gives the rules of both; downscale.py turns the commands into the frame.
 
 `commands` is int64 (HEIGHT, most), of which `counts` (HEIGHT) are in use. A command is, from its
 lowest bit: first column (10 bits), last column (10), place of its colour in the palette (6), kind
