@@ -69,7 +69,7 @@ class RunRecord:
         return read_metrics(self.folder / f"{part}.metrics.jsonl")
 
     def stage_times(self) -> dict[str, StageTime]:
-        """The times of every stage that worked on these folders, with the rounds of tools.iterate."""
+        """The times of every stage that worked on these folders, tools.iterate included."""
         folders = (self.data_dir, self.folder, *sorted(self.folder.glob("rounds/*")))
         records = [record for folder in folders for record in read_records(folder / TIMES_NAME)]
         return _stage_times(records)
