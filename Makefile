@@ -81,7 +81,7 @@ test: $(VENV)/installed-test  ## the tests
 	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 
 faults: $(VENV)/installed-faults  ## every fault against every stage: 40 minutes of 2 CPU cores
-	$(BIN)/python -m faults
+	PYTHONPATH=.:tests $(BIN)/python -m faults
 
 lint: $(VENV)/installed-test  ## style
 	$(BIN)/ruff check .

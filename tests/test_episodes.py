@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pickle
-import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,6 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile_files import (
+    FLOATS,
+    HOSTILE_HEADERS,
+    LATENT,
+    LATENT_WRONG,
+    STEPS,
+    WRONG,
+    Trap,
+    arrays_in,
+    latents_in,
+    npy,
+    replace_member,
+    small_episode,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
@@ -23,7 +36,6 @@ from utils.data.episodes import (
     FRAME_SHAPE,
     Episode,
     dataset_fingerprint,
-    episode_rows,
     find_latents,
     latent_arrays,
     read_episode,
@@ -38,7 +50,6 @@ from utils.io.npz import MAX_STEPS_ON_FILE, DamagedFile, read_arrays, write_arra
 REUSE = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-LATENT = 4
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -80,33 +91,6 @@ def episodes(draw: Any) -> Episode:
         seed=draw(st.integers(0, 2**63 - 1)),
         provenance=draw(provenances),
     )
-
-
-def small_episode(steps: int = 3, seed: int = 7) -> Episode:
-    """An episode whose values all differ, hence one whose mix-ups would be seen."""
-    rng = np.random.default_rng(seed)
-    return Episode(
-        # Few levels, so that the file is small enough to damage it at every byte.
-        frames=rng.integers(0, 2, (steps + 1, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2),
-        actions=rng.random((steps, 3), np.float32),
-        rewards=rng.random(steps, np.float32),
-        terminated=np.arange(steps) == steps - 1,
-        truncated=np.zeros(steps, bool),
-        lap_finished=True,
-        seed=seed,
-        provenance={"mode": "recovery", "settings": {"max_steps": steps}, "agent": None},
-    )
-
-
-def arrays_in(episode: Episode) -> dict[str, Any]:
-    return {"frames": episode.frames, **episode_rows(episode)}
-
-
-def latents_in(episode: Episode, vae: str = "abc", latent: int = LATENT) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    steps = len(episode.rewards)
-    mu, logvar = rng.standard_normal((2, steps + 1, latent), np.float32)
-    return {"mu": mu, "logvar": logvar, **episode_rows(episode, {"vae": vae})}
 
 
 def same(one: Episode, other: Episode) -> bool:
@@ -165,65 +149,12 @@ def test_latent_files_are_read_back(tmp_path: Path) -> None:
         assert read[name].dtype == np.asarray(value).dtype
 
 
-STEPS = 3
-NAN = np.array([0, np.nan, 0], np.float32)
-# The array to blame, and what it holds instead.
-WRONG: dict[str, tuple[str, Any]] = {
-    "frames of another size": ("frames", np.zeros((STEPS + 1, 96, 96, 3), np.uint8)),
-    "as many frames as steps": ("frames", np.zeros((STEPS, *FRAME_SHAPE), np.uint8)),
-    "a frame too many": ("frames", np.zeros((STEPS + 2, *FRAME_SHAPE), np.uint8)),
-    "no frames": ("frames", np.zeros((0, *FRAME_SHAPE), np.uint8)),
-    "frames of floats": ("frames", np.zeros((STEPS + 1, *FRAME_SHAPE), np.float32)),
-    "signed frames": ("frames", np.zeros((STEPS + 1, *FRAME_SHAPE), np.int8)),
-    "columns first": ("frames", np.zeros((STEPS + 1, *FRAME_SHAPE), np.uint8, order="F")),
-    "doubles": ("actions", np.zeros((STEPS, 3))),
-    "two controls": ("actions", np.zeros((STEPS, 2), np.float32)),
-    "an action too few": ("actions", np.zeros((STEPS - 1, 3), np.float32)),
-    "big-endian": ("actions", np.zeros((STEPS, 3), ">f4")),
-    "NaN in actions": ("actions", np.full((STEPS, 3), np.nan, np.float32)),
-    "steering below -1": ("actions", np.full((STEPS, 3), -1.5, np.float32)),
-    "negative gas": ("actions", np.full((STEPS, 3), -0.5, np.float32)),
-    "gas above 1": ("actions", np.full((STEPS, 3), 1.5, np.float32)),
-    "rewards of two axes": ("rewards", np.zeros((STEPS, 1), np.float32)),
-    "no steps": ("rewards", np.zeros(0, np.float32)),
-    "too many steps": ("rewards", np.zeros(MAX_STEPS_ON_FILE + 1, np.float32)),
-    "NaN in rewards": ("rewards", NAN),
-    "infinite reward": ("rewards", np.array([0, np.inf, 0], np.float32)),
-    "minus infinite reward": ("rewards", np.array([0, -np.inf, 0], np.float32)),
-    "integer rewards": ("rewards", np.zeros(STEPS, np.int32)),
-    "terminated as bytes": ("terminated", np.zeros(STEPS, np.uint8)),
-    "terminated once": ("terminated", np.bool_(True)),
-    "truncated too long": ("truncated", np.zeros(STEPS + 1, bool)),
-    "laps as a row": ("lap_finished", np.zeros(1, bool)),
-    "laps as a number": ("lap_finished", np.int64(1)),
-    "seed as a float": ("seed", np.float64(7)),
-    "short seed": ("seed", np.int32(7)),
-    "seeds": ("seed", np.array([7, 8])),
-    "provenance as bytes": ("provenance", np.bytes_(b"{}")),
-    "provenance as a row": ("provenance", np.array(["{}"])),
-    "provenance without end": ("provenance", np.str_("{" + " " * 30_000 + "}")),
-    "provenance is no JSON": ("provenance", np.str_("{'mode': 'random'}")),
-    "provenance is no object": ("provenance", np.str_("[1, 2]")),
-    "provenance nested without end": ("provenance", np.str_("[" * 19_000)),
-    "dates": ("rewards", np.zeros(STEPS, "datetime64[s]")),
-    "records": ("rewards", np.zeros(STEPS, [("x", "f4")])),
-}
-
-
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_array_is_refused_by_name(tmp_path: Path, case: str) -> None:
     key, value = WRONG[case]
     path = tmp_path / "7.npz"
     write_arrays(path, {**arrays_in(small_episode(STEPS)), key: value})
     assert refusal(path).startswith(f"{key}: ")
-
-
-LATENT_WRONG: dict[str, tuple[str, Any]] = {
-    "another latent size": ("mu", np.zeros((STEPS + 1, LATENT + 1), np.float32)),
-    "a row too few": ("logvar", np.zeros((STEPS, LATENT), np.float32)),
-    "doubles": ("mu", np.zeros((STEPS + 1, LATENT))),
-    "NaN": ("logvar", np.full((STEPS + 1, LATENT), np.nan, np.float32)),
-}
 
 
 @pytest.mark.parametrize("case", LATENT_WRONG)
@@ -330,37 +261,6 @@ def test_any_bytes_are_refused(tmp_path: Path, data: bytes) -> None:
     refusal(tmp_path / "7.npz")
 
 
-class Trap:
-    """Unpickling one leaves a file behind."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self.path,)
-
-
-def replace_member(path: Path, key: str, data: bytes, **member: Any) -> None:
-    """Rewrite the file with other bytes in place of one array's .npy."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    members[f"{key}.npy"] = data
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            info = zipfile.ZipInfo(name)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            if name == f"{key}.npy":
-                info.compress_type = member.get("compress_type", info.compress_type)
-            archive.writestr(info, content)
-
-
-def npy(header: str, data: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
-    """The bytes of an .npy file with any header."""
-    text = header.encode()
-    length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
-    return b"\x93NUMPY" + bytes(version) + length + text + data
-
-
 @pytest.mark.parametrize("key", EPISODE_ARRAYS)
 def test_pickled_objects_are_refused_and_never_unpickled(tmp_path: Path, key: str) -> None:
     path, mark = tmp_path / "7.npz", tmp_path / "unpickled"
@@ -389,32 +289,6 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "8.npz").mkdir()
     refusal(tmp_path / "8.npz")
     refusal(tmp_path / "none.npz")
-
-
-FLOATS = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }"
-HOSTILE_HEADERS = {
-    "more rows than bytes": npy(FLOATS % "3, 3", bytes(4)),
-    "fewer rows than bytes": npy(FLOATS % "3, 3", bytes(3 * 3 * 4 + 4)),
-    "a petabyte": npy(FLOATS % "10**15,", b""),
-    "a petabyte in digits": npy(FLOATS % "1000000000000000, 3", bytes(36)),
-    "negative": npy(FLOATS % "-3, 3", bytes(36)),
-    "shape of floats": npy(FLOATS % "3.0, 3", bytes(36)),
-    "shape of booleans": npy(FLOATS % "True, True", bytes(36)),
-    "no header": npy("", bytes(36)),
-    "code": npy("__import__('os').abort()", bytes(36)),
-    "nested": npy("(" * 9000, bytes(36)),
-    "unhashable": npy("{[]: 1}", bytes(36)),
-    "another version": npy(FLOATS % "3, 3", bytes(36), (2, 0)),
-    "long header": npy((FLOATS % "3, 3") + " " * 60_000, bytes(36)),
-    "cut off": npy(FLOATS % "3, 3", b"")[:20],
-    "empty": b"",
-    "other magic": b"NUMPY" + bytes(100),
-    "descr of nonsense": npy(
-        "{'descr': 'zz', 'fortran_order': False, 'shape': (3, 3), }", bytes(9)
-    ),
-    "descr of lists": npy("{'descr': [[]], 'fortran_order': False, 'shape': (3, 3), }", bytes(9)),
-    "huge items": npy("{'descr': '<U999999999', 'fortran_order': False, 'shape': (3, 3), }", b""),
-}
 
 
 @pytest.mark.parametrize("key", ["actions", "rewards", "provenance"])

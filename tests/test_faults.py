@@ -1,5 +1,6 @@
 """The quick share of `make faults`: kills, a full disk, links and hostile files."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ def test_the_quick_share_of_the_faults_is_survived(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "faults", "--quick", "--work-dir", str(tmp_path)],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

@@ -34,7 +34,7 @@ from faults import (
     stages,
     staleness,
 )
-from faults.stages import CHAINS, FLAGS, ROOT, SCRIPTS, import_scripts
+from faults.stages import CHAINS, ROOT, import_scripts
 from faults.trials import Ledger, Suite, Trial, run_all
 
 # Each kind of fault, with what it uses besides what all do; what takes longest goes first.
@@ -50,6 +50,7 @@ PARTS: dict[ModuleType, tuple[ModuleType, ...]] = {
     numbers: (),
     paths: (),
 }
+ROOMS = ("models", "utils", "envs", "tools", "fast_car_racing")
 SHARED = (inject, references, stages)
 # What `make test` does of it: no model is trained, everything takes some seconds.
 QUICK_CHAINS = {"run": ("collect",)}
@@ -143,10 +144,8 @@ def sources(trial: Trial) -> str:
 def sha256_of_sources(own: ModuleType) -> str:
     """Hex sha256 of the pipeline and of the modules that a part of this suite uses."""
     files = {Path(module.__file__) for module in (own, *SHARED, *PARTS.get(own, ()))}
-    files |= {*ROOT.glob("models/*.py"), *ROOT.glob("utils/*.py")}
-    # Scripts that are no stage matter to the one part that starts them.
-    scripts = SCRIPTS if own is paths else FLAGS
-    files |= {ROOT / f"{SCRIPTS[name]}.py" for name in scripts}
+    files |= {f for room in ROOMS for f in (ROOT / room).rglob("*.py")}
+    files |= set(ROOT.glob("*.py"))
     texts = [f"{path.relative_to(ROOT)}\n{path.read_text()}" for path in sorted(files)]
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 

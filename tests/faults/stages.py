@@ -26,7 +26,7 @@ from faults.trials import FORK, NotTried
 from utils import runtime
 from utils.settings import parse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # A script that does nothing for so long hangs, and so does one that works for so long: seconds of
 # the clock, and of the processor, since other work may keep a script waiting. A stage takes some 5.
 IDLE, BUSY = 120.0, 300.0
@@ -97,7 +97,6 @@ TINY = {
 
 def import_scripts() -> None:
     """Import all that a script needs, but let no thread begin: it would not survive a fork."""
-    sys.path.insert(0, str(ROOT))
     # evosax makes a JAX array as it is imported, which would start the backend.
     with mock.patch.object(jax.numpy, "asarray", np.asarray):
         for script in SCRIPTS.values():

@@ -108,7 +108,6 @@ def main() -> None:
     """The fuzzing process."""
     import atheris
 
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     with atheris.instrument_imports(
         include=["utils.data.episodes", "utils.io.checkpoints", "zipfile", "numpy.lib", "json"]
     ):

@@ -1,6 +1,6 @@
 """Hostile files: what bad disks, other programs and ill-meaning people put where ours should be.
 
-The cases of tests/test_episodes.py are used here too, against more readers.
+The cases of tests/hostile_files.py are used here too, against more readers.
 """
 
 import dataclasses
@@ -9,22 +9,13 @@ import io
 import json
 import os
 import pickle
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from faults.stages import ROOT
-from utils.data.episodes import EPISODE_ARRAYS, latent_arrays
-from utils.io import checkpoints
-from utils.io.checkpoints import Header
-from utils.io.npz import write_arrays
-
-sys.path.insert(0, str(ROOT / "tests"))
-from test_episodes import (
+from hostile_files import (
     HOSTILE_HEADERS,
     LATENT,
     LATENT_WRONG,
@@ -36,6 +27,11 @@ from test_episodes import (
     replace_member,
     small_episode,
 )
+
+from utils.data.episodes import EPISODE_ARRAYS, latent_arrays
+from utils.io import checkpoints
+from utils.io.checkpoints import Header
+from utils.io.npz import write_arrays
 
 CONTRACTS = {"episode": EPISODE_ARRAYS, "latent": latent_arrays(LATENT)}
 Damage = Callable[[Path, np.random.Generator], None]
