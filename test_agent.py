@@ -155,6 +155,8 @@ def log_line(evaluation: dict[str, Any]) -> dict[str, Any]:
         "episodes": len(evaluation["scores"]),
         "mean": round(evaluation["mean"], 1),
         "std": round(evaluation["std"], 1),
+        "laps_finished": sum(evaluation["finished"]),
+        "mean_steps": round(float(np.mean(evaluation["steps"])), 1),
     }
 
 

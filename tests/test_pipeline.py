@@ -117,6 +117,8 @@ def test_evaluation_json_holds_what_was_driven(workshop: Workshop) -> None:
     (line,) = read_records(workshop.folder / "test_log.jsonl")
     assert line["agent"] == evaluation["agent"] and line["episodes"] == 2
     assert line["mean"] == pytest.approx(evaluation["mean"], abs=0.05)
+    assert line["laps_finished"] == sum(evaluation["finished"])
+    assert line["mean_steps"] == pytest.approx(sum(evaluation["steps"]) / 2, abs=0.05)
     filmed = read_episode(workshop.run_dir / "episodes" / f"{tracks[0]}.npz")
     assert filmed.score == pytest.approx(evaluation["scores"][0])
     assert len(filmed.rewards) == evaluation["steps"][0]
