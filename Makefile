@@ -19,15 +19,23 @@ FLAGS = --preset $(PRESET) --seed $(SEED) $(FOLDERS)
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
+# The bounds of pyproject.toml, said in one line before pip says them in a page.
+CHECK_PYTHON = import sys; (3, 10) <= sys.version_info[:2] < (3, 14) or sys.exit("$(PYTHON) is \
+	Python %d.%d; Python 3.10 to 3.13 is needed, as in: make PYTHON=python3.12" % sys.version_info[:2])
+
 $(VENV)/installed: requirements.txt
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-$(VENV)/installed-test: requirements/test.txt requirements.txt
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/installed-test: requirements/test.txt requirements/dask.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements/test.txt
-	touch $(VENV)/installed $@
+	touch $@
+
+$(VENV)/installed-lint: requirements/lint.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements/lint.txt
+	touch $@
 
 # atheris, which guides the fuzzing, has no wheels for some machines: all else goes without it.
 $(VENV)/installed-faults: requirements/faults.txt $(VENV)/installed-test
@@ -77,13 +85,13 @@ drive: $(VENV)/installed  ## the shipped agent on 4 real tracks: score and film 
 	$(BIN)/python test_agent.py --run-dir pretrained --first-track $(FIRST_TRACK) \
 		--episodes 4 --output-dir runs/drive
 
-test: $(VENV)/installed-test  ## the tests
-	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
+test: $(VENV)/installed-test  ## the tests; what is skipped is listed with its reason
+	$(BIN)/python -m pytest --quiet -rs --numprocesses 2 --dist loadfile
 
 faults: $(VENV)/installed-faults  ## every fault against every stage: 40 minutes of 2 CPU cores
 	PYTHONPATH=.:tests $(BIN)/python -m faults
 
-lint: $(VENV)/installed-test  ## style
+lint: $(VENV)/installed-lint  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
