@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from utils import runtime
-from utils.data.episodes import EPISODE_ARRAYS, scan
+from utils.data.episodes import EPISODE_SCHEMA, scan_files
 from utils.data.splits import AGENT_MODES, MODES, TRAINING
 from utils.io.files import locked, timed
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers, progress
 from utils.settings import CommonSettings, parse, setting
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import Drive, drive_all, versions
+from utils.sim.rollouts import DriveTask, drive_all, package_versions
 
 MENU = {
     "random": "Random (Brownian noise)",
@@ -106,7 +106,7 @@ def missing_tracks(folder: Path, identity: dict[str, Any], episodes: int) -> lis
     They begin after the last track of the identity before it, and go on past every track that
     is taken, so that a killed run leaves no gap when it is rerun and nothing is overwritten.
     """
-    entries = scan(folder.parent, EPISODE_ARRAYS)
+    entries = scan_files(folder.parent, EPISODE_SCHEMA)
     ours = {
         entry.seed
         for entry in entries
@@ -132,9 +132,9 @@ def main(settings: Settings) -> None:
         identity = identity_of(mode, settings, agent)
         tracks = missing_tracks(folder, identity, episodes)
         print(f"{folder}: {episodes - len(tracks)} of {episodes} episodes are there")
-        provenance = {**identity, "environment": "CarRacing-v3", "versions": versions()}
+        provenance = {**identity, "environment": "CarRacing-v3", "versions": package_versions()}
         tasks = [
-            Drive(
+            DriveTask(
                 track=track,
                 driver=mode,
                 max_steps=settings.max_steps,
@@ -150,7 +150,7 @@ def main(settings: Settings) -> None:
         collect(tasks, settings.workers, settings.dask)
 
 
-def collect(tasks: list[Drive], workers: int, cluster: str | None) -> None:
+def collect(tasks: list[DriveTask], workers: int, cluster: str | None) -> None:
     """Drive all tasks in parallel, with a bar, and say what came of it."""
     scores, steps, laps, left = [], 0, 0, 0
     with progress(len(tasks), "episode") as bar:

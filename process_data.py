@@ -20,17 +20,17 @@ import numpy as np
 from models.vae import ConvVAE
 from utils import runtime
 from utils.data.episodes import (
-    EPISODE_ARRAYS,
-    Entry,
-    episode_rows,
+    EPISODE_SCHEMA,
+    EpisodeFile,
     read_episode,
-    scan,
+    scan_files,
     scan_latents,
+    step_arrays,
 )
-from utils.data.prefetch import THREADS, read_ahead
+from utils.data.prefetch import READER_THREADS, read_ahead
 from utils.io.checkpoints import load_vae
 from utils.io.files import locked, sha256_of, timed
-from utils.io.npz import SetAside, write_arrays
+from utils.io.npz import CorruptFileLog, write_arrays
 from utils.runtime import default_workers, describe_device, progress
 from utils.settings import CommonSettings, parse, setting
 
@@ -73,12 +73,14 @@ def encode(vae: ConvVAE, frames: np.ndarray, batch: int) -> tuple[np.ndarray, np
     return mu, logvar
 
 
-def latent_path(settings: Settings, entry: Entry) -> Path:
+def latent_path(settings: Settings, entry: EpisodeFile) -> Path:
     """Where an episode's latents lie: the same mode and stem."""
     return settings.data_dir / "latents" / entry.mode / entry.path.name
 
 
-def is_current(path: Path, entry: Entry, vae_sha256: str, latents: dict[Path, Entry]) -> bool:
+def is_current(
+    path: Path, entry: EpisodeFile, vae_sha256: str, latents: dict[Path, EpisodeFile]
+) -> bool:
     """Whether the latents at `path` are of this very episode and this very VAE."""
     found = latents.get(path)
     return found is not None and (
@@ -93,7 +95,7 @@ def main(settings: Settings) -> None:
     header, vae = load_vae(settings.run_dir / "vae.eqx")
     vae_sha256 = sha256_of(settings.run_dir / "vae.eqx")
     with locked(settings.data_dir), timed(settings.data_dir, "process_data"):
-        episodes = scan(settings.data_dir / "rollouts", EPISODE_ARRAYS)
+        episodes = scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA)
         # However many are damaged: they are encoded again.
         found = scan_latents(settings.data_dir, header.sizes["latent"], tolerated=1.0)
         latents = {entry.path: entry for entry in found}
@@ -106,7 +108,9 @@ def main(settings: Settings) -> None:
         encode_all(settings, vae, vae_sha256, stale)
 
 
-def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[Entry]) -> None:
+def encode_all(
+    settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[EpisodeFile]
+) -> None:
     """Encode the episodes of `entries`; damaged ones are named and left out.
 
     While the device encodes an episode, threads read the next ones and write the last ones.
@@ -115,7 +119,7 @@ def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[
     reads = read_ahead(read_episode, by_path)
     writes: collections.deque[Future[None]] = collections.deque()
     bar = progress(sum(entry.steps + 1 for entry in entries), "frame")
-    with bar, ThreadPoolExecutor(THREADS) as writers:
+    with bar, ThreadPoolExecutor(READER_THREADS) as writers:
 
         def encode_next(path: Path) -> None:
             target = latent_path(settings, by_path[path])
@@ -124,13 +128,13 @@ def encode_all(settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[
             episode = next(reads).result()
             origin = {"vae": vae_sha256, "episode": by_path[path].fingerprint}
             mu, logvar = encode(vae, episode.frames, settings.batch)
-            arrays = {"mu": mu, "logvar": logvar, **episode_rows(episode, origin)}
+            arrays = {"mu": mu, "logvar": logvar, **step_arrays(episode, origin)}
             writes.append(writers.submit(write_arrays, target, arrays))
-            if len(writes) > THREADS:
+            if len(writes) > READER_THREADS:
                 writes.popleft().result()
             bar.update(len(mu))
 
-        SetAside(len(entries), "not encoded").read_all(by_path, encode_next)
+        CorruptFileLog(len(entries), "not encoded").read_all(by_path, encode_next)
         while writes:
             writes.popleft().result()
 

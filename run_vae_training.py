@@ -22,16 +22,16 @@ from jaxtyping import Array, PRNGKeyArray, UInt8
 
 from models.vae import LATENT, ConvVAE, LossWeights, VAELoss, vae_loss
 from utils import runtime
-from utils.data.episodes import EPISODE_ARRAYS, dataset_fingerprint, scan
-from utils.data.frames import frame_batches, spread_frames
-from utils.errors import Failure
+from utils.data.episodes import EPISODE_SCHEMA, dataset_fingerprint, scan_files
+from utils.data.frames import evenly_spaced_frames, frame_batches
+from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 from utils.io.files import Metrics, locked, read_metrics, timed
-from utils.io.resume import Plan, plan_training, saving_when_stopped, stop_if_diverged
+from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_if_diverged
 from utils.runtime import describe_device, progress
 from utils.settings import CommonSettings, parse, setting
-from utils.viz.figures import curves, save_image, tile_images, to_uint8
+from utils.viz.figures import plot_curves, save_image, tile_images, to_uint8
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def draw(settings: Settings, vae: ConvVAE, frames: np.ndarray) -> None:
         "KL, nats a frame": ("kl", "held_out_kl"),
     }
     records = read_metrics(settings.run_dir / "vae.metrics.jsonl")
-    curves(settings.run_dir / "vae.png", records, panels)
+    plot_curves(settings.run_dir / "vae.png", records, panels)
     shown = frames[np.linspace(0, len(frames) - 1, SHOWN_FRAMES).astype(int)]
     mu, _ = jax.vmap(vae.encode)(shown)
     again = to_uint8(jax.vmap(vae.decode)(mu))
@@ -140,13 +140,13 @@ def main(settings: Settings) -> None:
 def train(settings: Settings) -> None:
     """Train from scratch, from a stopped run's state or from the last weights."""
     final, saved = settings.run_dir / "vae.eqx", settings.run_dir / "vae.training.eqx"
-    entries = scan(settings.data_dir / "rollouts", EPISODE_ARRAYS)
+    entries = scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA)
     training = [entry for entry in entries if not entry.held_out]
     held_out = [entry for entry in entries if entry.held_out]
     if not training:
-        raise Failure(f"no episodes in {settings.data_dir / 'rollouts'}: run collect_data.py")
+        raise UserError(f"no episodes in {settings.data_dir / 'rollouts'}: run collect_data.py")
     inputs = {"data": dataset_fingerprint(entries)}
-    values = checkpoints.settings_dict(settings)
+    values = checkpoints.recorded_settings(settings)
     plan = plan_training(final, saved, inputs, values, settings.fresh)
     print(f"V: {len(training)} episodes, {len(held_out)} held out; {plan.reason}")
     if plan.action == "finished":
@@ -157,9 +157,9 @@ def train(settings: Settings) -> None:
     optimiser = make_optimiser(settings, steps)
     step = make_step(settings, optimiser)
     reached = plan.done, first_state(plan, optimiser, settings)
-    frames = spread_frames(held_out, HELD_OUT_FRAMES)
+    frames = evenly_spaced_frames(held_out, HELD_OUT_FRAMES)
     if not len(frames):
-        frames = spread_frames(training, HELD_OUT_FRAMES)
+        frames = evenly_spaced_frames(training, HELD_OUT_FRAMES)
     metrics = Metrics(settings.run_dir / "vae.metrics.jsonl", plan.done)
     batches = frame_batches(training, settings.batch, settings.seed, plan.done - plan.first)
     key, last, saved_at = jax.random.key(settings.seed), plan.first + steps, time.monotonic()
@@ -172,7 +172,7 @@ def train(settings: Settings) -> None:
         stop_if_diverged(state, number, saved)
         checkpoints.save(saved, header("vae training", number), state)
 
-    with progress(steps, "step", plan.done - plan.first) as bar, saving_when_stopped(save_state):
+    with progress(steps, "step", plan.done - plan.first) as bar, save_on_interrupt(save_state):
         for number in range(plan.done + 1, last + 1):
             state, loss = step(jax.random.fold_in(key, number), reached[1], next(batches))
             if number % settings.evaluate_every == 0 or number == last:
@@ -192,7 +192,7 @@ def train(settings: Settings) -> None:
 
 
 def first_state(
-    plan: Plan, optimiser: optax.GradientTransformation, settings: Settings
+    plan: ResumePlan, optimiser: optax.GradientTransformation, settings: Settings
 ) -> TrainingState:
     """The state that the plan begins with: random, saved, or the last weights."""
 

@@ -25,8 +25,8 @@ from utils.runtime import default_workers, describe_device, progress
 from utils.settings import CommonSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import Drive, Outcome, drive_all, versions
-from utils.viz.video import replay, write_film, write_grid, write_plot
+from utils.sim.rollouts import DriveResult, DriveTask, drive_all, package_versions
+from utils.viz.video import replay, write_grid, write_plot, write_video
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {"quick": {"episodes": 8}}
 BOOTSTRAP_SAMPLES = 10_000
 
 
-def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
+def summarise(outcomes: list[DriveResult]) -> dict[str, Any]:
     """Scores by track, their mean ± std, and a 95% bootstrap interval of the mean."""
     scores = np.array([outcome.score for outcome in outcomes])
     draws = np.random.default_rng(0).choice(scores, (BOOTSTRAP_SAMPLES, len(scores)))
@@ -72,7 +72,7 @@ def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def drive_tracks(tasks: list[Drive], workers: int, label: str) -> list[Outcome]:
+def drive_tracks(tasks: list[DriveTask], workers: int, label: str) -> list[DriveResult]:
     """Drive all tasks in parallel; outcomes in the order of the tasks."""
     outcomes = {}
     with progress(len(tasks), "episode", label=label) as bar:
@@ -120,7 +120,7 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
     first = settings.first_track
     tracks = SPLITS[settings.split] if first is None else range(first, first + settings.episodes)
     drives = [
-        Drive(
+        DriveTask(
             track=track,
             driver="on-policy",
             max_steps=MAX_STEPS,
@@ -135,12 +135,12 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
         "split": settings.split if first is None else None,
         **summarise(drive_tracks(drives, settings.workers, "agent")),
         "agent": files.sha256(),
-        "versions": versions("jax", "equinox"),
+        "versions": package_versions("jax", "equinox"),
         "yardstick": None,
     }
     if settings.yardstick != "none":
         others = [
-            Drive(drive.track, settings.yardstick, MAX_STEPS, settings.env) for drive in drives
+            DriveTask(drive.track, settings.yardstick, MAX_STEPS, settings.env) for drive in drives
         ]
         outcomes = drive_tracks(others, settings.workers, settings.yardstick)
         evaluation["yardstick"] = {"driver": settings.yardstick, **summarise(outcomes)}
@@ -169,7 +169,7 @@ def film(settings: Settings, agent: Agent, output: Path, track: int) -> None:
     """Write film, grid and plot of one driven track."""
     episode = read_episode(episode_path(output, track))
     shown = replay(agent.vae, agent.rnn, episode, settings.dream_from)
-    write_film(output / f"track_{track}.mp4", episode, shown)
+    write_video(output / f"track_{track}.mp4", episode, shown)
     write_grid(output / f"track_{track}_grid.png", episode, shown)
     write_plot(output / f"track_{track}_plot.png", episode, shown)
     print(f"filmed {output / f'track_{track}.mp4'}, score {episode.score:.0f}")

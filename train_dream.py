@@ -31,18 +31,18 @@ from models.rnn import MDNRNN, mixture_noise
 from utils import runtime
 from utils.data.episodes import dataset_fingerprint, find_latents
 from utils.data.splits import VALIDATION
-from utils.data.start_states import StartBank, build_bank, save_bank
-from utils.errors import Failure
+from utils.data.start_states import StartStates, build_start_states, save_start_states
+from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 from utils.io.files import Metrics, locked, read_metrics, sha256_of, timed
-from utils.io.resume import Plan, plan_training, saving_when_stopped, stop_if_diverged
-from utils.io.run_folder import AgentFiles, require_lineage
+from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_if_diverged
+from utils.io.run_folder import AgentFiles, check_compatible
 from utils.runtime import default_workers, describe_device, progress
 from utils.settings import CommonSettings, parse, setting
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import Drive, drive_all
-from utils.viz.figures import curves
+from utils.sim.rollouts import DriveTask, drive_all
+from utils.viz.figures import plot_curves
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Evolution(eqx.Module):
     """What one generation needs besides the search's state; fixed for a whole run."""
 
     rnn: MDNRNN
-    bank: StartBank
+    start_states: StartStates
     whitening: Whitening
     settings: Settings = eqx.field(static=True)
 
@@ -114,7 +114,9 @@ class Evolution(eqx.Module):
         """Dream returns (candidates, dreams) of controllers on whitened features."""
         start_key, noise_key = jax.random.split(key)
         settings = self.settings
-        starts = self.bank.draw(start_key, dreams, settings.reset_share, settings.on_policy_share)
+        starts = self.start_states.sample(
+            start_key, dreams, settings.reset_share, settings.on_policy_share
+        )
         noise = mixture_noise(noise_key, (dreams, settings.horizon, self.rnn.latent))
         folded = jax.vmap(self.whitening.fold)(controllers)
         return dream_returns(
@@ -166,7 +168,7 @@ def validate(settings: Settings, controller: Path) -> list[float]:
     """Scores of a saved mean on the first validation tracks, driven for real."""
     agent = AgentFiles(settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx", controller)
     tasks = [
-        Drive(track, "on-policy", MAX_STEPS, environment=settings.env, agent=agent)
+        DriveTask(track, "on-policy", MAX_STEPS, environment=settings.env, agent=agent)
         for track in VALIDATION[: settings.validation_tracks]
     ]
     scores = {task.track: outcome.score for task, outcome in drive_all(tasks, settings.workers)}
@@ -189,7 +191,7 @@ def choose(settings: Settings, first: int) -> dict[str, Any]:
         r for r in records if r.get("first") == first and math.isfinite(r.get(measure, math.nan))
     ]
     if not records:
-        raise Failure(f"no saved mean since generation {first} has a score; try --fresh")
+        raise UserError(f"no saved mean since generation {first} has a score; try --fresh")
     return max(records, key=lambda record: record[measure])
 
 
@@ -201,7 +203,7 @@ def draw(settings: Settings) -> None:
         "mutation strength": ("sigma",),
     }
     records = read_metrics(settings.run_dir / "controller.metrics.jsonl")
-    curves(settings.run_dir / "controller.png", records, panels, xlabel="generation")
+    plot_curves(settings.run_dir / "controller.png", records, panels, xlabel="generation")
 
 
 def main(settings: Settings) -> None:
@@ -216,14 +218,14 @@ def train(settings: Settings) -> None:
     final, saved = (settings.run_dir / f"controller{end}.eqx" for end in ("", ".training"))
     vae_path, rnn_path = settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx"
     rnn_header, rnn = checkpoints.load_rnn(rnn_path)
-    require_lineage(rnn_path, rnn_header.inputs, "vae", vae_path)
+    check_compatible(rnn_path, rnn_header.inputs, "vae", vae_path)
     entries = find_latents(settings.data_dir, rnn.latent, rnn_header.inputs["vae"])
     inputs = {
         "data": dataset_fingerprint(entries),
         "vae": rnn_header.inputs["vae"],
         "rnn": sha256_of(rnn_path),
     }
-    values = checkpoints.settings_dict(settings)
+    values = checkpoints.recorded_settings(settings)
     origin = rnn_header.progress["continued_from"]
     plan = plan_training(final, saved, inputs, values, settings.fresh, {"rnn": origin})
     print(f"C: {plan.reason}")
@@ -232,10 +234,12 @@ def train(settings: Settings) -> None:
         return
 
     if settings.unseen_units > rnn.hidden:
-        raise Failure(f"--unseen-units {settings.unseen_units}: {rnn_path} has {rnn.hidden}")
-    bank = build_bank([entry for entry in entries if not entry.held_out], rnn, settings.seed)
-    save_bank(settings.run_dir / "starts.eqx", bank, inputs)
-    evolution = Evolution(rnn, bank, whiten(bank, settings.unseen_units), settings)
+        raise UserError(f"--unseen-units {settings.unseen_units}: {rnn_path} has {rnn.hidden}")
+    start_states = build_start_states(
+        [entry for entry in entries if not entry.held_out], rnn, settings.seed
+    )
+    save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
+    evolution = Evolution(rnn, start_states, whiten(start_states, settings.unseen_units), settings)
     search, params, state = first_state(plan, evolution, settings)
     reached = plan.done, state
     generations = settings.continue_generations if plan.continued_from else settings.generations
@@ -265,7 +269,7 @@ def train(settings: Settings) -> None:
     if plan.action == "continue":  # with the M that went on, what is there must be beaten
         metrics.append(step=plan.done, first=plan.first, **keep(plan.done, state))
     bar = progress(generations, "generation", plan.done - plan.first)
-    with bar, saving_when_stopped(save_state):
+    with bar, save_on_interrupt(save_state):
         at_once, number = 1, plan.done
         while number < last:
             begun = time.monotonic()
@@ -312,11 +316,11 @@ def generations_of_a_call(count: int, seconds: float) -> int:
 
 
 def summarise(returns: np.ndarray, generation: int, saved: Path) -> dict[str, float]:
-    """Best, mean and spread of a generation; Failure if no candidate's return is a number."""
+    """Best, mean and spread of a generation; UserError if no candidate's return is a number."""
     values = returns[np.isfinite(returns)]
     if not values.size:
         kept = f"the last good state is kept in {saved}" if saved.exists() else "no state was saved"
-        raise Failure(
+        raise UserError(
             f"no dream of generation {generation} has a return; {kept}. "
             "Is M trained? Try train_rnn.py --fresh with a lower --learning-rate"
         )
@@ -333,14 +337,16 @@ def describe(record: dict[str, Any]) -> str:
     return f"{text}, {record['real']:.0f} on validation tracks" if "real" in record else text
 
 
-def whiten(bank: StartBank, unseen: int = 0) -> Whitening:
+def whiten(start_states: StartStates, unseen: int = 0) -> Whitening:
     """Mean and scale of [z, h] at the starts; the last `unseen` features are hidden from C."""
-    features = bank.features()
+    features = start_states.features()
     # A feature that hardly varies would be blown up to noise.
     return Whitening(features.mean(axis=0), jnp.maximum(features.std(axis=0), 1e-2), unseen)
 
 
-def first_state(plan: Plan, evolution: Evolution, settings: Settings) -> tuple[CMA_ES, Any, Any]:
+def first_state(
+    plan: ResumePlan, evolution: Evolution, settings: Settings
+) -> tuple[CMA_ES, Any, Any]:
     """The search, its parameters and the state that the plan begins with."""
     zero = Controller(evolution.whitening.seen)
     search = CMA_ES(population_size=settings.candidates, solution=zero)

@@ -24,16 +24,22 @@ from jaxtyping import Array, PRNGKeyArray
 from models.evaluation import HORIZONS, one_step, open_loop_forecasts
 from models.rnn import HIDDEN, MDNRNN, LSTMState, RNNLoss, Window, rnn_loss
 from utils import runtime
-from utils.data.episodes import Entry, dataset_fingerprint, find_latents
-from utils.data.sequences import Batch, lane_schedule, read_latents, window_batches, window_of
-from utils.errors import Failure
+from utils.data.episodes import EpisodeFile, dataset_fingerprint, find_latents
+from utils.data.sequences import (
+    Batch,
+    cut_window,
+    lane_schedule,
+    read_latent_episode,
+    window_batches,
+)
+from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 from utils.io.files import Metrics, locked, read_metrics, sha256_of, timed
-from utils.io.resume import Plan, plan_training, saving_when_stopped, stop_if_diverged
+from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_if_diverged
 from utils.runtime import describe_device, progress
 from utils.settings import CommonSettings, parse, setting
-from utils.viz.figures import curves
+from utils.viz.figures import plot_curves
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def make_step(
 
 
 def held_out_episodes(
-    entries: list[Entry], latent: int, smoothing: int
+    entries: list[EpisodeFile], latent: int, smoothing: int
 ) -> tuple[Window, np.ndarray]:
     """Whole held-out episodes side by side, padded to one length, and rows to dream from.
 
@@ -120,7 +126,7 @@ def held_out_episodes(
     """
     chosen = entries[:: max(1, len(entries) // EVALUATED_EPISODES)][:EVALUATED_EPISODES]
     length = max(entry.steps for entry in chosen) + HORIZONS[-1]
-    episodes = [window_of(read_latents(e, latent, smoothing), 0, length) for e in chosen]
+    episodes = [cut_window(read_latent_episode(e, latent, smoothing), 0, length) for e in chosen]
     # Not from the first second: the camera's zoom-in is a world of its own.
     starts = [np.linspace(min(50, e.steps // 2), e.steps * 0.9, STARTS) for e in chosen]
     return jax.tree.map(lambda *x: np.stack(x), *episodes), np.array(starts, np.int32)
@@ -154,7 +160,7 @@ def draw(settings: Settings) -> None:
         "optimism of summed rewards, points": ("optimism_10", "optimism_50", "optimism_200"),
         "lost within 200 steps": ("end_predicted_200", "end_real_200"),
     }
-    curves(
+    plot_curves(
         settings.run_dir / "rnn.png", read_metrics(settings.run_dir / "rnn.metrics.jsonl"), panels
     )
 
@@ -175,9 +181,9 @@ def train(settings: Settings) -> None:
     training = [entry for entry in entries if not entry.held_out]
     held_out = [entry for entry in entries if entry.held_out]
     if not training:
-        raise Failure("all episodes are held out: collect more with collect_data.py")
+        raise UserError("all episodes are held out: collect more with collect_data.py")
     inputs = {"data": dataset_fingerprint(entries), "vae": vae_sha256}
-    values = checkpoints.settings_dict(settings)
+    values = checkpoints.recorded_settings(settings)
     plan = plan_training(final, saved, inputs, values, settings.fresh)
     print(f"M: {len(training)} episodes, {len(held_out)} held out; {plan.reason}")
     if plan.action == "finished":
@@ -194,7 +200,7 @@ def train(settings: Settings) -> None:
         [entry.steps for entry in training], settings.lanes, settings.window, settings.seed
     )
     batches = window_batches(
-        lambda episode: read_latents(training[episode], latent, settings.reward_smoothing),
+        lambda episode: read_latent_episode(training[episode], latent, settings.reward_smoothing),
         itertools.islice(schedule, plan.done - plan.first, None),
         settings.window,
     )
@@ -208,7 +214,7 @@ def train(settings: Settings) -> None:
         stop_if_diverged(state, number, saved)
         checkpoints.save(saved, header("rnn training", number), state)
 
-    with progress(steps, "step", plan.done - plan.first) as bar, saving_when_stopped(save_state):
+    with progress(steps, "step", plan.done - plan.first) as bar, save_on_interrupt(save_state):
         for number in range(plan.done + 1, last + 1):
             state, loss = step(jax.random.fold_in(key, number), reached[1], next(batches))
             if number % settings.evaluate_every == 0 or number == last:
@@ -230,7 +236,7 @@ def train(settings: Settings) -> None:
 
 
 def first_state(
-    plan: Plan, optimiser: optax.GradientTransformation, settings: Settings, latent: int
+    plan: ResumePlan, optimiser: optax.GradientTransformation, settings: Settings, latent: int
 ) -> TrainingState:
     """The state that the plan begins with: random, saved, or the last weights."""
     memory = LSTMState(*jnp.zeros((2, settings.lanes, HIDDEN)))

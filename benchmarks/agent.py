@@ -3,9 +3,9 @@
     python -m benchmarks.agent --one-core
     python -m benchmarks.agent --steps 500
 
-A process drives LANES cars side by side through one fixed, padded batch. Environments are ours
-(benchmarks/environment.py compares them). The floor counts the multiplications of V's encoder, M
-and C. In the row of workers nothing is left out: processes start, load, drive and end.
+A process drives CARS_PER_BATCH cars side by side through one fixed, padded batch. Environments
+are ours (benchmarks/environment.py compares them). The floor counts the multiplications of V's
+encoder, M and C. In the row of workers nothing is left out: processes start, load, drive and end.
 """
 
 import tempfile
@@ -24,9 +24,9 @@ from utils.io.checkpoints import Header, save
 from utils.io.files import sha256_of
 from utils.io.run_folder import AgentFiles
 from utils.runtime import default_workers
-from utils.sim.agent import LANES, Agent
-from utils.sim.env import make_environment, shrink
-from utils.sim.rollouts import Drive, Group, drive_all, run_drives
+from utils.sim.agent import CARS_PER_BATCH, Agent
+from utils.sim.env import make_environment, resize_frame
+from utils.sim.rollouts import DriveBatch, DriveTask, drive_all, run_batch
 
 STARTED = 60  # steps before the clock: the zoom phase is not normal driving
 
@@ -46,10 +46,10 @@ def save_agent(folder: Path) -> AgentFiles:
 
 
 class Cars:
-    """LANES environments on their way, each given the same quiet actions again and again."""
+    """CARS_PER_BATCH moving environments, each given the same quiet actions again and again."""
 
     def __init__(self) -> None:
-        self.environments = [make_environment() for _ in range(LANES)]
+        self.environments = [make_environment() for _ in range(CARS_PER_BATCH)]
         self.action = np.array([0.0, 0.15, 0.0], np.float32)
         self.steps = 0
         self.restart()
@@ -65,7 +65,7 @@ class Cars:
     def step(self) -> None:
         """One step of every car, its frame made small."""
         for environment in self.environments:
-            shrink(environment.step(self.action)[0])
+            resize_frame(environment.step(self.action)[0])
         self.steps += 1
 
     def drive(self, steps: int) -> None:
@@ -76,15 +76,15 @@ class Cars:
             self.restart()
 
 
-def drives(files: AgentFiles, tracks: int, steps: int) -> list[Drive]:
-    """Episodes of one length on neighbouring tracks: LANES of them fill a batch."""
-    return [Drive(track, "on-policy", steps, agent=files) for track in range(tracks)]
+def drives(files: AgentFiles, tracks: int, steps: int) -> list[DriveTask]:
+    """Episodes of one length on neighbouring tracks: CARS_PER_BATCH of them fill a batch."""
+    return [DriveTask(track, "on-policy", steps, agent=files) for track in range(tracks)]
 
 
 def workers(files: AgentFiles, steps: int) -> Work:
     """All cores: a full batch of cars a process, twice."""
     count = default_workers()
-    tasks = drives(files, 2 * LANES * count, steps)
+    tasks = drives(files, 2 * CARS_PER_BATCH * count, steps)
     return lambda: list(drive_all(tasks, count))
 
 
@@ -95,22 +95,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = save_agent(Path(folder))
         agent, cars = Agent.load(files), Cars()
-        frames = np.random.default_rng(0).integers(0, 256, (LANES, 64, 64, 3), np.uint8)
-        noise = np.zeros((LANES, 3), np.float32)
-        together, one = (Group(tuple(drives(files, n, steps))) for n in (LANES, 1))
+        frames = np.random.default_rng(0).integers(0, 256, (CARS_PER_BATCH, 64, 64, 3), np.uint8)
+        noise = np.zeros((CARS_PER_BATCH, 3), np.float32)
+        together, one = (DriveBatch(tuple(drives(files, n, steps))) for n in (CARS_PER_BATCH, 1))
         contestants: dict[str, Work] = {
-            f"{LANES} cars, their tracks made": lambda: run_drives(together),
-            "1 car, the other lanes empty": lambda: run_drives(one),
-            f"  {LANES} cars without an agent": lambda: cars.drive(50),
-            "  agent alone": lambda: [agent.act_together(frames, noise) for _ in range(50)],
+            f"{CARS_PER_BATCH} cars, their tracks made": lambda: run_batch(together),
+            "1 car, the other lanes empty": lambda: run_batch(one),
+            f"  {CARS_PER_BATCH} cars without an agent": lambda: cars.drive(50),
+            "  agent alone": lambda: [agent.act_batch(frames, noise) for _ in range(50)],
         }
         amounts = dict(
-            zip(contestants, (LANES * steps, steps, LANES * 50, LANES * 50), strict=True)
+            zip(
+                contestants,
+                (CARS_PER_BATCH * steps, steps, CARS_PER_BATCH * 50, CARS_PER_BATCH * 50),
+                strict=True,
+            )
         )
         if not arguments.one_core:  # processor time of others is not ours
-            name = f"{default_workers()} workers, {LANES} cars each"
+            name = f"{default_workers()} workers, {CARS_PER_BATCH} cars each"
             contestants[name] = workers(files, steps)
-            amounts[name] = 2 * LANES * default_workers() * steps
+            amounts[name] = 2 * CARS_PER_BATCH * default_workers() * steps
         seconds = measuring.take_turns({**measuring.ceilings(), **contestants}, arguments)
     operations = 2 * (encoding.products_of_a_frame(agent.vae) + products_of_a_step(agent.rnn))
     rows = [

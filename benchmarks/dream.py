@@ -16,8 +16,8 @@ from models.controller import Controller
 from models.dream import DreamState, dream_returns
 from models.rnn import MDNRNN, LSTMState, mixture_noise
 from train_dream import Evolution, Settings, evolve, first_state, whiten
-from utils.data.start_states import StartBank
-from utils.io.resume import Plan
+from utils.data.start_states import StartStates
+from utils.io.resume import ResumePlan
 
 POPULATIONS = (64, 1024)
 DREAMS = 16
@@ -52,9 +52,9 @@ def dreams(rnn: MDNRNN, candidates: int, horizon: int) -> Work:
 def search(rnn: MDNRNN, candidates: int, horizon: int, at_once: int) -> tuple[Work, Work]:
     """Generations of train_dream.py, `at_once` in a call; and CMA-ES alone, one generation."""
     settings = Settings(candidates=candidates, dreams=DREAMS, horizon=horizon)
-    bank = StartBank(*[some_moments(rnn, 256)] * 3)
-    evolution = Evolution(rnn, bank, whiten(bank), settings)
-    cma, params, state = first_state(Plan("begin", ""), evolution, settings)
+    start_states = StartStates(*[some_moments(rnn, 256)] * 3)
+    evolution = Evolution(rnn, start_states, whiten(start_states), settings)
+    cma, params, state = first_state(ResumePlan("begin", ""), evolution, settings)
     key = jax.random.key(3)
 
     def generations() -> jax.Array:

@@ -21,11 +21,11 @@ from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.vae import ConvVAE
 from tools.report.run_record import size_of
-from utils.data.episodes import EPISODE_ARRAYS, Entry, episode_rows, read_episode, scan
+from utils.data.episodes import EPISODE_SCHEMA, EpisodeFile, read_episode, scan_files, step_arrays
 from utils.data.prefetch import read_ahead
 from utils.io.npz import write_arrays
 from utils.runtime import default_workers
-from utils.sim.rollouts import Drive, drive_all
+from utils.sim.rollouts import DriveTask, drive_all
 
 JOB = 10_000_000  # frames
 
@@ -37,19 +37,21 @@ def products_of_a_frame(vae: ConvVAE) -> int:
     return sum(layers) + vae.to_mu.weight.size + vae.to_logvar.weight.size
 
 
-def collect(folder: Path, frames: int) -> list[Entry]:
+def collect(folder: Path, frames: int) -> list[EpisodeFile]:
     """Episodes with so many frames in all, driven by the script with its disturbances."""
     tracks = range(-(-frames // 1000))
     tasks = [
-        Drive(track, "recovery", 999, output=folder / f"rollouts/recovery/{track}.npz")
+        DriveTask(track, "recovery", 999, output=folder / f"rollouts/recovery/{track}.npz")
         for track in tracks
     ]
     for _ in drive_all(tasks, default_workers()):
         pass
-    return scan(folder / "rollouts", EPISODE_ARRAYS)
+    return scan_files(folder / "rollouts", EPISODE_SCHEMA)
 
 
-def parts(settings: process_data.Settings, vae: ConvVAE, entries: list[Entry]) -> dict[str, Work]:
+def parts(
+    settings: process_data.Settings, vae: ConvVAE, entries: list[EpisodeFile]
+) -> dict[str, Work]:
     """The whole of process_data.py, and each part of it alone."""
     episode = read_episode(entries[0].path)
     frames = np.resize(episode.frames, (settings.batch, *episode.frames.shape[1:]))
@@ -65,7 +67,7 @@ def parts(settings: process_data.Settings, vae: ConvVAE, entries: list[Entry]) -
             episode.result()
 
     def writing() -> None:
-        write_arrays(settings.data_dir / "written.npz", {**arrays, **episode_rows(episode)})
+        write_arrays(settings.data_dir / "written.npz", {**arrays, **step_arrays(episode)})
 
     encoder = process_data.encode_batch
     return {

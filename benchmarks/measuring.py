@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.runtime import default_workers, keep_float32, keep_freed_memory
+from utils.runtime import configure_malloc, configure_matmul_precision, default_workers
 
 Work = Callable[[], Any]
 
@@ -62,8 +62,8 @@ def parse(description: str | None, **options: Any) -> argparse.Namespace:
     if arguments.one_core:  # before JAX and PyTorch look for cores
         os.environ["OMP_NUM_THREADS"] = "1"
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    keep_freed_memory()
-    keep_float32()
+    configure_malloc()
+    configure_matmul_precision()
     return arguments
 
 

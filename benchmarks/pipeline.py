@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from benchmarks.measuring import machine
 from utils.io.files import TIMES_NAME, read_records
-from utils.settings import PRESETS
+from utils.settings import PRESET_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 # Episodes of each way of driving, as the README has them.
@@ -81,7 +81,9 @@ def table(steps: list[Step]) -> str:
 def main() -> None:
     """Run, print and perhaps write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="quick", help="sizes of all steps")
+    parser.add_argument(
+        "--preset", choices=PRESET_NAMES, default="quick", help="sizes of all steps"
+    )
     parser.add_argument("--tracks", type=int, help="test tracks, by default the preset's")
     parser.add_argument("--json", type=Path, help="add the figures to this file, too")
     arguments = parser.parse_args()

@@ -21,8 +21,8 @@ import train_rnn
 from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.rnn import MDNRNN, LSTMState, Window
-from utils.data.episodes import Episode, episode_rows, scan_latents
-from utils.data.sequences import Batch, lane_schedule, read_latents, window_batches
+from utils.data.episodes import Episode, scan_latents, step_arrays
+from utils.data.sequences import Batch, lane_schedule, read_latent_episode, window_batches
 from utils.io.npz import write_arrays
 from utils.runtime import default_workers
 
@@ -105,11 +105,11 @@ def batches_from(folder: Path, lanes: int, window: int) -> Iterator[Batch]:
         ends, zeros = np.zeros(steps, bool), np.zeros(steps, np.float32)
         actions = np.clip(random.standard_normal((steps, 3)), 0, 1).astype(np.float32)
         episode = Episode(latents[0], actions, zeros, ends, ends, False, seed, {})
-        arrays = {"mu": latents[0], "logvar": latents[1], **episode_rows(episode)}
+        arrays = {"mu": latents[0], "logvar": latents[1], **step_arrays(episode)}
         write_arrays(folder / "latents" / "random" / f"{seed}.npz", arrays)
     entries = scan_latents(folder, 32)
     schedule = lane_schedule([entry.steps for entry in entries], lanes, window, seed=0)
-    return window_batches(lambda n: read_latents(entries[n], 32, 8), schedule, window)
+    return window_batches(lambda n: read_latent_episode(entries[n], 32, 8), schedule, window)
 
 
 def main() -> None:

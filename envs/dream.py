@@ -22,11 +22,11 @@ from models.dream import DreamState, befall, imagine
 from models.rnn import MDNRNN, mixture_noise
 from models.vae import ConvVAE
 from utils.data.episodes import FRAME_SHAPE, find_latents
-from utils.data.start_states import StartBank, build_bank, load_bank
-from utils.errors import Failure
+from utils.data.start_states import StartStates, build_start_states, load_start_states
+from utils.errors import UserError
 from utils.io.checkpoints import load_rnn, load_vae
 from utils.io.files import sha256_of
-from utils.io.run_folder import require_lineage
+from utils.io.run_folder import check_compatible
 
 DECODED_AT_ONCE = 64  # frames: a decoder's activations take a megabyte each
 OBSERVATIONS = ("latent", "pixels")
@@ -46,7 +46,7 @@ class Dream(eqx.Module):
 
     vae: ConvVAE
     rnn: MDNRNN
-    bank: StartBank
+    start_states: StartStates
     temperature: Float[Array, ""]
     reset_share: Float[Array, ""]
     on_policy_share: Float[Array, ""]
@@ -88,7 +88,7 @@ class Dream(eqx.Module):
 
     def _begin(self, key: PRNGKeyArray) -> Moment:
         start_key, key = jax.random.split(key)
-        start = self.bank.draw_one(start_key, self.reset_share, self.on_policy_share)
+        start = self.start_states.sample_one(start_key, self.reset_share, self.on_policy_share)
         return Moment(start, key)
 
     def _step(self, moment: Moment, action: Float[Array, " 3"]) -> tuple:
@@ -117,7 +117,7 @@ def load_dream(
         reset_share: chance that a dream begins at a start line, with an empty memory.
         on_policy_share: chance that one of the others begins in the agent's own drives.
 
-    Raises Failure, naming file and step, where files are missing or do not belong together.
+    Raises UserError, naming file and step, where files are missing or do not belong together.
     """
     require_known(observation)
     if not temperature > 0:
@@ -125,31 +125,31 @@ def load_dream(
     if not (0 <= reset_share <= 1 and 0 <= on_policy_share <= 1):
         raise ValueError("a share lies between 0 and 1")
     vae, rnn = load_senses(Path(run_dir))
-    bank = load_starts(Path(run_dir), rnn, None if data_dir is None else Path(data_dir))
+    start_states = load_starts(Path(run_dir), rnn, None if data_dir is None else Path(data_dir))
     numbers = (temperature, reset_share, on_policy_share)
-    dream = Dream(vae, rnn, bank, *map(jnp.float32, numbers), observation)
+    dream = Dream(vae, rnn, start_states, *map(jnp.float32, numbers), observation)
     return jax.tree.map(jnp.asarray, dream)  # on the device, once and for all
 
 
 def load_senses(run_dir: Path) -> tuple[ConvVAE, MDNRNN]:
-    """V and M of a run folder; Failure if they do not belong together."""
+    """V and M of a run folder; UserError if they do not belong together."""
     _, vae = load_vae(run_dir / "vae.eqx")
     header, rnn = load_rnn(run_dir / "rnn.eqx")
-    require_lineage(run_dir / "rnn.eqx", header.inputs, "vae", run_dir / "vae.eqx")
+    check_compatible(run_dir / "rnn.eqx", header.inputs, "vae", run_dir / "vae.eqx")
     return vae, rnn
 
 
-def load_starts(run_dir: Path, rnn: MDNRNN, data_dir: Path | None) -> StartBank:
+def load_starts(run_dir: Path, rnn: MDNRNN, data_dir: Path | None) -> StartStates:
     """The moments to begin at: as train_dream.py kept them, or from other data."""
     if data_dir is not None:
         entries = find_latents(data_dir, rnn.latent, sha256_of(run_dir / "vae.eqx"))
-        return build_bank([entry for entry in entries if not entry.held_out], rnn, seed=0)
+        return build_start_states([entry for entry in entries if not entry.held_out], rnn, seed=0)
     path = run_dir / "starts.eqx"
     if not path.exists():
-        raise Failure(f"{path} is missing: run train_dream.py, or name a data_dir with latents/")
-    header, bank = load_bank(path)
-    require_lineage(path, header.inputs, "rnn", run_dir / "rnn.eqx")
-    return bank
+        raise UserError(f"{path} is missing: run train_dream.py, or name a data_dir with latents/")
+    header, start_states = load_start_states(path)
+    check_compatible(path, header.inputs, "rnn", run_dir / "rnn.eqx")
+    return start_states
 
 
 def require_known(observation: str) -> None:

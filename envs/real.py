@@ -8,8 +8,8 @@ import numpy as np
 from gymnasium.envs.box2d.car_racing import CarRacing
 
 from envs.dream import ACTIONS, load_senses, observation_space, require_known
-from utils.sim.agent import remember, see
-from utils.sim.env import make_environment, shrink
+from utils.sim.agent import encode, update_memory
+from utils.sim.env import make_environment, resize_frame
 
 
 class RealCarRacing(gymnasium.Env):
@@ -50,7 +50,7 @@ class RealCarRacing(gymnasium.Env):
         """One real step of 1/50 s; the memory takes in what was seen before it, and the action."""
         action = np.clip(np.asarray(action, np.float32), ACTIONS.low, ACTIONS.high)
         if self.observation == "latent":
-            self.memory = remember(self.rnn, self.memory, self.z, action)
+            self.memory = update_memory(self.rnn, self.memory, self.z, action)
         picture, reward, terminated, truncated, info = self.environment.step(action)
         return self._see(picture), float(reward), terminated, truncated, info
 
@@ -63,8 +63,8 @@ class RealCarRacing(gymnasium.Env):
         self.environment.close()
 
     def _see(self, picture: np.ndarray) -> np.ndarray:
-        frame = shrink(picture)
+        frame = resize_frame(picture)
         if self.observation == "pixels":
             return frame
-        self.z = see(self.vae, frame)
+        self.z = encode(self.vae, frame)
         return np.concatenate([self.z, self.memory.hidden])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.data.episodes import FRAME_SHAPE, Episode, episode_rows
+from utils.data.episodes import FRAME_SHAPE, Episode, step_arrays
 from utils.io.npz import MAX_STEPS_ON_FILE
 
 LATENT = 4
@@ -32,7 +32,7 @@ def small_episode(steps: int = 3, seed: int = 7) -> Episode:
 
 def arrays_in(episode: Episode) -> dict[str, Any]:
     """The arrays of an episode file."""
-    return {"frames": episode.frames, **episode_rows(episode)}
+    return {"frames": episode.frames, **step_arrays(episode)}
 
 
 def latents_in(episode: Episode, vae: str = "abc", latent: int = LATENT) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def latents_in(episode: Episode, vae: str = "abc", latent: int = LATENT) -> dict
     rng = np.random.default_rng(0)
     steps = len(episode.rewards)
     mu, logvar = rng.standard_normal((2, steps + 1, latent), np.float32)
-    return {"mu": mu, "logvar": logvar, **episode_rows(episode, {"vae": vae})}
+    return {"mu": mu, "logvar": logvar, **step_arrays(episode, {"vae": vae})}
 
 
 STEPS = 3

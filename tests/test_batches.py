@@ -9,25 +9,25 @@ import pytest
 
 import utils.data.frames
 from utils.data.episodes import (
-    EPISODE_ARRAYS,
-    Entry,
+    EPISODE_SCHEMA,
     Episode,
-    episode_rows,
-    latent_arrays,
-    scan,
+    EpisodeFile,
+    latent_schema,
+    scan_files,
+    step_arrays,
     write_episode,
 )
-from utils.data.frames import frame_batches, read_shard, shards_of, spread_frames
+from utils.data.frames import evenly_spaced_frames, frame_batches, read_shard, shuffled_shards
 from utils.data.sequences import (
     LatentEpisode,
+    cut_window,
     lane_schedule,
-    read_latents,
+    read_latent_episode,
     window_batches,
-    window_of,
 )
-from utils.data.targets import PATIENCE, failures, lap_steps, smooth_rewards
-from utils.errors import Failure
-from utils.io.npz import SetAside, write_arrays
+from utils.data.targets import NO_TILE_STEPS, failed_steps, lap_steps, smooth_rewards
+from utils.errors import UserError
+from utils.io.npz import CorruptFileLog, write_arrays
 
 LATENT = 3
 
@@ -52,7 +52,7 @@ def tagged_episode(number: int, steps: int) -> LatentEpisode:
 
 def test_a_row_is_what_was_seen_done_and_caused() -> None:
     episode = tagged_episode(7, steps=5)
-    window = window_of(episode, start=1, length=3)
+    window = cut_window(episode, start=1, length=3)
     for row in range(3):
         t = 1 + row
         np.testing.assert_array_equal(window.mu[row], episode.mu[t])
@@ -66,7 +66,7 @@ def test_a_row_is_what_was_seen_done_and_caused() -> None:
 
 
 def test_the_last_window_is_padded_not_cut() -> None:
-    window = window_of(tagged_episode(7, steps=5), start=3, length=4)
+    window = cut_window(tagged_episode(7, steps=5), start=3, length=4)
     np.testing.assert_array_equal(window.mask, [True, True, False, False])
     np.testing.assert_array_equal(window.failed, [False, True, False, False])
     np.testing.assert_allclose(window.rewards, [7003.4, 7004.4, 0, 0], rtol=1e-6)
@@ -78,7 +78,7 @@ def test_the_last_window_is_padded_not_cut() -> None:
 
 def test_windows_of_one_episode_are_the_episode() -> None:
     episode = tagged_episode(2, steps=11)
-    windows = [window_of(episode, start, 4) for start in (0, 4, 8)]
+    windows = [cut_window(episode, start, 4) for start in (0, 4, 8)]
     whole = jax.tree.map(lambda *rows: np.concatenate(rows), *windows)
     np.testing.assert_array_equal(whole.mu[whole.mask], episode.mu[:-1])
     np.testing.assert_array_equal(whole.next_mu[whole.mask], episode.mu[1:])
@@ -176,10 +176,10 @@ def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
         mu, logvar = rng.standard_normal((2, steps + 1, LATENT)).astype(np.float32)
         write_arrays(
             tmp_path / "random" / f"{seed}.npz",
-            {"mu": mu, "logvar": logvar, **episode_rows(episode)},
+            {"mu": mu, "logvar": logvar, **step_arrays(episode)},
         )
-    left, finished = scan(tmp_path, latent_arrays(LATENT))
-    read = read_latents(finished, LATENT, smoothing=1)
+    left, finished = scan_files(tmp_path, latent_schema(LATENT))
+    read = read_latent_episode(finished, LATENT, smoothing=1)
     np.testing.assert_array_equal(read.mu, mu)
     np.testing.assert_array_equal(read.logvar, logvar)
     np.testing.assert_array_equal(read.actions, episode.actions)
@@ -188,11 +188,11 @@ def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     # A finished lap ends an episode too, but nobody left the playfield.
     assert not read.failed.any()
     np.testing.assert_array_equal(
-        read_latents(left, LATENT, 1).failed, [False] * (steps - 1) + [True]
+        read_latent_episode(left, LATENT, 1).failed, [False] * (steps - 1) + [True]
     )
     # Leaving costs 100 points, and they are no reward to learn: the end head has them.
-    np.testing.assert_allclose(read_latents(left, LATENT, 1).rewards[-1], -0.1, rtol=1e-6)
-    smoothed = read_latents(finished, LATENT, smoothing=3).rewards
+    np.testing.assert_allclose(read_latent_episode(left, LATENT, 1).rewards[-1], -0.1, rtol=1e-6)
+    smoothed = read_latent_episode(finished, LATENT, smoothing=3).rewards
     np.testing.assert_allclose(smoothed, smooth_rewards(rewards, 3))
 
 
@@ -208,19 +208,21 @@ def drive_of(steps: int, tiles: list[int]) -> np.ndarray:
 def test_a_drive_is_lost_where_no_tile_comes_in_time() -> None:
     nobody_left = np.zeros(300, bool)
     # Tiles up to step 40, and one at 150: hindsight says lost from 41 on, until it is near again.
-    lost = failures(drive_of(300, [0, 40, 150]), nobody_left)
+    lost = failed_steps(drive_of(300, [0, 40, 150]), nobody_left)
     expected = np.zeros(300, bool)
-    expected[41 : 150 - PATIENCE] = True
+    expected[41 : 150 - NO_TILE_STEPS] = True
     expected[151:] = True  # and none came after it, for longer than anyone would wait
     np.testing.assert_array_equal(lost, expected)
-    # A tile after exactly PATIENCE steps is in time.
-    lost = failures(drive_of(PATIENCE + 2, [0, PATIENCE + 1]), np.zeros(PATIENCE + 2, bool))
-    np.testing.assert_array_equal(lost, [False, *[False] * (PATIENCE + 1)])
+    # A tile after exactly NO_TILE_STEPS steps is in time.
+    lost = failed_steps(
+        drive_of(NO_TILE_STEPS + 2, [0, NO_TILE_STEPS + 1]), np.zeros(NO_TILE_STEPS + 2, bool)
+    )
+    np.testing.assert_array_equal(lost, [False, *[False] * (NO_TILE_STEPS + 1)])
     # The drive was cut off too early to tell; it never got a tile at all; it left the playfield.
-    assert not failures(drive_of(110, [60]), np.zeros(110, bool)).any()
-    assert failures(drive_of(110, []), np.zeros(110, bool)).all()
+    assert not failed_steps(drive_of(110, [60]), np.zeros(110, bool)).any()
+    assert failed_steps(drive_of(110, []), np.zeros(110, bool)).all()
     left = np.arange(110) == 109
-    np.testing.assert_array_equal(failures(drive_of(110, [60]), left), left)
+    np.testing.assert_array_equal(failed_steps(drive_of(110, [60]), left), left)
 
 
 def test_what_comes_after_a_whole_lap_is_left_out() -> None:
@@ -260,11 +262,11 @@ FRAME_STEPS = {2: 5, 3: 9, 4: 1, 5: 7, 6: 12, 7: 3}  # by seed; 43 frames in all
 
 
 @pytest.fixture(scope="module")
-def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+def entries(tmp_path_factory: pytest.TempPathFactory) -> list[EpisodeFile]:
     folder = tmp_path_factory.mktemp("rollouts")
     for seed, steps in FRAME_STEPS.items():
         write_episode(folder / "random" / f"{seed}.npz", blank_episode(seed, steps))
-    return scan(folder, EPISODE_ARRAYS)
+    return scan_files(folder, EPISODE_SCHEMA)
 
 
 def tags_of(frames: np.ndarray) -> list[tuple[int, int]]:
@@ -276,10 +278,10 @@ ALL_FRAMES = {(seed, row) for seed, steps in FRAME_STEPS.items() for row in rang
 
 
 def test_an_epoch_of_shards_is_every_episode_once(
-    entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+    entries: list[EpisodeFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", 15)
-    shards, orders = shards_of(entries, seed=0), []
+    shards, orders = shuffled_shards(entries, seed=0), []
     for _ in range(3):
         epoch: list[int] = []
         while len(epoch) < len(entries):
@@ -288,7 +290,7 @@ def test_an_epoch_of_shards_is_every_episode_once(
             # Full, and only just; or the rest of the epoch.
             assert frames >= 15 or len(epoch) + len(shard) == len(entries)
             assert frames - (shard[-1].steps + 1) < 15
-            assert sorted(tags_of(read_shard(shard, SetAside(1, "left out")))) == sorted(
+            assert sorted(tags_of(read_shard(shard, CorruptFileLog(1, "left out")))) == sorted(
                 (seed, row) for seed, row in ALL_FRAMES if seed in {e.seed for e in shard}
             )
             epoch += [entry.seed for entry in shard]
@@ -299,12 +301,12 @@ def test_an_epoch_of_shards_is_every_episode_once(
 
 @pytest.mark.parametrize("shard_frames", [15, 20_000])
 def test_no_frame_is_seen_twice_in_an_epoch(
-    entries: list[Entry], monkeypatch: pytest.MonkeyPatch, shard_frames: int
+    entries: list[EpisodeFile], monkeypatch: pytest.MonkeyPatch, shard_frames: int
 ) -> None:
     monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", shard_frames)
     size, stream = 4, frame_batches(entries, 4, seed=0, start=0)
     orders = []
-    shards = shards_of(entries, seed=0)
+    shards = shuffled_shards(entries, seed=0)
     for _ in range(2):
         seen: list[tuple[int, int]] = []
         left = len(entries)
@@ -326,7 +328,7 @@ def test_no_frame_is_seen_twice_in_an_epoch(
 
 @pytest.mark.parametrize("shard_frames", [15, 20_000])
 def test_resumed_frames_are_the_uninterrupted_ones(
-    entries: list[Entry], monkeypatch: pytest.MonkeyPatch, shard_frames: int
+    entries: list[EpisodeFile], monkeypatch: pytest.MonkeyPatch, shard_frames: int
 ) -> None:
     monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", shard_frames)
     whole = [tags_of(batch) for batch in itertools.islice(frame_batches(entries, 4, 0, 0), 30)]
@@ -337,7 +339,7 @@ def test_resumed_frames_are_the_uninterrupted_ones(
     assert other != whole
 
 
-def test_fewer_frames_than_a_batch_are_used_again(entries: list[Entry]) -> None:
+def test_fewer_frames_than_a_batch_are_used_again(entries: list[EpisodeFile]) -> None:
     few = [entry for entry in entries if entry.seed == 7]
     for batch in itertools.islice(frame_batches(few, 10, seed=0, start=0), 3):
         counts = [tags_of(batch).count((7, row)) for row in range(4)]
@@ -349,7 +351,7 @@ def test_a_file_damaged_since_the_scan_is_left_out(
 ) -> None:
     for seed, steps in FRAME_STEPS.items():
         write_episode(tmp_path / "random" / f"{seed}.npz", blank_episode(seed, steps))
-    damaged = scan(tmp_path, EPISODE_ARRAYS)
+    damaged = scan_files(tmp_path, EPISODE_SCHEMA)
     victim = damaged[-2].path
     victim.write_bytes(victim.read_bytes()[:-40])
     batches = list(itertools.islice(frame_batches(damaged, 6, seed=0, start=0), 6))
@@ -367,22 +369,22 @@ def test_others_stand_in_for_a_shard_that_cannot_be_read(
     monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", 1)  # an episode a shard
     for seed, steps in FRAME_STEPS.items():
         write_episode(tmp_path / "random" / f"{seed}.npz", blank_episode(seed, steps))
-    damaged = scan(tmp_path, EPISODE_ARRAYS)
+    damaged = scan_files(tmp_path, EPISODE_SCHEMA)
     victim = damaged[0].path
     victim.write_bytes(victim.read_bytes()[:-40])
     batches = itertools.islice(frame_batches(damaged, 4, seed=0, start=0), 30)
     seen = {seed for batch in batches for seed, _ in tags_of(batch)}
     assert seen == set(FRAME_STEPS) - {damaged[0].seed}
     victim.unlink()
-    with pytest.raises(Failure, match="no episode can be read"):
+    with pytest.raises(UserError, match="no episode can be read"):
         next(frame_batches(damaged[:1], 4, seed=0, start=0))
 
 
-def test_spread_frames_come_from_all_over(entries: list[Entry]) -> None:
-    tags = tags_of(spread_frames(entries, 12))
+def test_spread_frames_come_from_all_over(entries: list[EpisodeFile]) -> None:
+    tags = tags_of(evenly_spaced_frames(entries, 12))
     assert len(tags) == len(set(tags)) == 12
     assert {seed for seed, _ in tags} == set(FRAME_STEPS)
     # Two of each: the first frame and the last.
     assert set(tags) == {(s, row) for s, steps in FRAME_STEPS.items() for row in (0, steps)}
-    assert len(spread_frames(entries, 3)) == 3
-    assert spread_frames([], 3).shape == (0, 64, 64, 3)
+    assert len(evenly_spaced_frames(entries, 3)) == 3
+    assert evenly_spaced_frames([], 3).shape == (0, 64, 64, 3)

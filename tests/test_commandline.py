@@ -19,7 +19,7 @@ import pytest
 from scripts import Workshop, wait_until_empty
 
 from utils import runtime, settings
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.io.checkpoints import read_header
 from utils.settings import CommonSettings, setting
 
@@ -63,7 +63,7 @@ def test_a_preset_changes_its_sizes_and_nothing_else(name: str, preset: str) -> 
 
 def test_there_are_no_presets_of_unknown_names() -> None:
     for script in SCRIPTS.values():
-        assert set(script.PRESETS) <= set(settings.PRESETS)
+        assert set(script.PRESETS) <= set(settings.PRESET_NAMES)
         fields = {field.name for field in dataclasses.fields(script.Settings)}
         assert all(set(sizes) <= fields for sizes in script.PRESETS.values())
     assert parse("collect_data", "--preset", "paper").episodes == 10_000
@@ -170,7 +170,7 @@ def exit_of(
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert exit_of(None, capsys) == (0, "")
-    code, said = exit_of(Failure("run train_rnn.py\n  first"), capsys)
+    code, said = exit_of(UserError("run train_rnn.py\n  first"), capsys)
     assert code == 1 and said.endswith(": run train_rnn.py first\n") and said.count("\n") == 1
     code, said = exit_of(FileNotFoundError(2, "No such file", "some/file"), capsys)
     assert code == 1 and said.endswith(": some/file: No such file\n")
@@ -180,7 +180,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert code == 130 and "interrupted" in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, Failure])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, UserError])
 def test_what_main_was_at_has_ended_before_the_exit(
     error: Callable[[], BaseException],
     capsys: pytest.CaptureFixture[str],
@@ -206,8 +206,8 @@ def test_what_main_was_at_has_ended_before_the_exit(
 
 
 def test_debug_shows_the_traceback_and_bugs_always_do(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(Failure):
-        exit_of(Failure("x"), capsys, debug=True)
+    with pytest.raises(UserError):
+        exit_of(UserError("x"), capsys, debug=True)
     with pytest.raises(ZeroDivisionError):
         exit_of(ZeroDivisionError(), capsys)
 
@@ -317,7 +317,7 @@ def test_modes_that_need_an_agent_name_the_missing_step(tmp_path: Path, workshop
     for missing, script in (("rnn", "train_rnn"), ("controller", "train_dream")):
         parts = {"rnn": ["run/vae.eqx"], "controller": ["run/vae.eqx", "run/rnn.eqx"]}[missing]
         workshop.copy(tmp_path, *parts)
-        with pytest.raises(Failure, match=rf"{missing}\.eqx is missing: run {script}\.py"):
+        with pytest.raises(UserError, match=rf"{missing}\.eqx is missing: run {script}\.py"):
             main(settings)
 
 
@@ -332,10 +332,10 @@ def test_each_step_names_the_one_before_it(tmp_path: Path, workshop: Workshop) -
         "tools.analysis.__main__": r"tools.analysis needs an agent, but .*vae\.eqx is missing",
     }
     for name, said in expected.items():
-        with pytest.raises(Failure, match=said):
+        with pytest.raises(UserError, match=said):
             SCRIPTS[name].main(parse(name, *folders))
     workshop.copy(tmp_path, "run/vae.eqx")
-    with pytest.raises(Failure, match=r"no latents in .*: run process_data\.py"):
+    with pytest.raises(UserError, match=r"no latents in .*: run process_data\.py"):
         SCRIPTS["train_rnn"].main(parse("train_rnn", *folders))
 
 

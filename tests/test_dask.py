@@ -17,9 +17,9 @@ from test_workers import (
 )
 
 import utils.sim.workers
-from utils.errors import Failure
-from utils.io.files import sweep
-from utils.sim.rollouts import Drive, drive_all
+from utils.errors import UserError
+from utils.io.files import remove_orphans
+from utils.sim.rollouts import DriveTask, drive_all
 from utils.sim.workers import WORKER_ENVIRONMENT, run_tasks
 
 distributed = pytest.importorskip("distributed")
@@ -56,7 +56,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_task_redone(tmp_path: Path, add
 
 
 def test_a_task_whose_worker_always_dies_is_reported_by_name(tmp_path: Path, address: str) -> None:
-    with pytest.raises(Failure, match=r"\(1, .*worker died or hung"):
+    with pytest.raises(UserError, match=r"\(1, .*worker died or hung"):
         list(run_tasks(die_always, [(1, str(tmp_path))], 1, cluster=address))
     assert len(attempts(tmp_path, 1)) >= 3
 
@@ -69,10 +69,10 @@ def test_workers_have_one_thread_and_no_accelerator(address: str) -> None:
 def test_episodes_are_the_bytes_of_our_own_workers_though_one_is_killed(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def drives(folder: str) -> list[Drive]:
+    def drives(folder: str) -> list[DriveTask]:
         """With relative paths: the cluster's workers are in another folder."""
         return [
-            Drive(track, "recovery", max_steps=200, output=Path(folder) / f"{track}.npz")
+            DriveTask(track, "recovery", max_steps=200, output=Path(folder) / f"{track}.npz")
             for track in range(5)
         ]
 
@@ -89,20 +89,21 @@ def test_episodes_are_the_bytes_of_our_own_workers_though_one_is_killed(
     assert on_cluster == here and len(here) == 5
     for path in sorted(Path("here").iterdir()):
         assert (Path("dask") / path.name).read_bytes() == path.read_bytes()
-    sweep(Path("dask"))  # as the next run does: the worker may have been killed while it wrote
+    # As the next run does: the worker may have been killed while it wrote.
+    remove_orphans(Path("dask"))
     assert not list(Path("dask").glob(".*"))
 
 
 def test_no_scheduler_and_workers_of_several_threads_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(utils.sim.workers, "CONNECT_SECONDS", 1)
-    with pytest.raises(Failure, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9:"):
+    monkeypatch.setattr(utils.sim.workers, "CONNECT_TIMEOUT", 1)
+    with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9:"):
         list(run_tasks(surroundings, [(0, "")], 1, cluster="tcp://127.0.0.1:9"))
     with (
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
         ) as wide,
-        pytest.raises(Failure, match="--nthreads 1"),
+        pytest.raises(UserError, match="--nthreads 1"),
     ):
         list(run_tasks(surroundings, [(0, "")], 1, cluster=wide.scheduler_address))

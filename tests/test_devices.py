@@ -14,8 +14,8 @@ import numpy as np
 from models.dream import DreamState, layout
 from models.rnn import MDNRNN, LSTMState
 from train_dream import Evolution, Settings, evolve, first_state, whiten
-from utils.data.start_states import StartBank
-from utils.io.resume import Plan
+from utils.data.start_states import StartStates
+from utils.io.resume import ResumePlan
 
 TESTS = Path(__file__).parent
 
@@ -35,9 +35,9 @@ def one_generation() -> dict[str, Any]:
         memory = LSTMState(*jax.random.normal(key, (2, 30, 256)) / 4)
         groups.append(DreamState(jax.random.normal(key, (30, 32)), memory))
     settings = Settings(candidates=32, dreams=32, horizon=4, sigma=0.1)
-    bank = StartBank(*groups)
-    evolution = Evolution(rnn, bank, whiten(bank), settings)
-    search, params, state = first_state(Plan("begin", ""), evolution, settings)
+    start_states = StartStates(*groups)
+    evolution = Evolution(rnn, start_states, whiten(start_states), settings)
+    search, params, state = first_state(ResumePlan("begin", ""), evolution, settings)
     arguments = (search, params, state, evolution, keys[0], jnp.int32(1), jnp.int32(1))
     compiled = evolve.lower(*arguments).compile()
     state, returns, strengths = compiled(*arguments)

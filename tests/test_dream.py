@@ -16,8 +16,8 @@ from models.controller import Controller, Whitening
 from models.dream import DreamState, dream_returns, open_loop
 from models.evaluation import one_step, open_loop_forecasts, states_before
 from models.rnn import MDNRNN, LSTMState, MixtureNoise, Window, mixture_noise
-from utils.data.episodes import latent_arrays, scan
-from utils.data.start_states import MOMENTS, ZOOM_STEPS, StartBank, build_bank
+from utils.data.episodes import latent_schema, scan_files
+from utils.data.start_states import STATES_PER_EPISODE, ZOOM_STEPS, StartStates, build_start_states
 from utils.io.npz import write_arrays
 
 LATENT, HIDDEN, COMPONENTS = 4, 8, 3
@@ -328,7 +328,7 @@ def write_latents(path: Path, steps: int, seed: int) -> dict[str, np.ndarray]:
 def test_dreams_begin_where_real_drives_were(tmp_path: Path, rnn: MDNRNN) -> None:
     lengths = {"random/2.npz": 70, "recovery/3.npz": 55, "on-policy/4.npz": 63}
     drives = {name: write_latents(tmp_path / name, n, n) for name, n in lengths.items()}
-    bank = build_bank(scan(tmp_path, latent_arrays(LATENT)), rnn, seed=0)
+    start_states = build_start_states(scan_files(tmp_path, latent_schema(LATENT)), rnn, seed=0)
 
     def moments(names: list[str]) -> dict[bytes, tuple[np.ndarray, np.ndarray]]:
         """The memory of every moment after the zoom, by the bytes of its latent."""
@@ -343,19 +343,19 @@ def test_dreams_begin_where_real_drives_were(tmp_path: Path, rnn: MDNRNN) -> Non
         return found
 
     groups = (
-        (bank.on_policy, ["on-policy/4.npz"]),
-        (bank.others, ["random/2.npz", "recovery/3.npz"]),
+        (start_states.on_policy, ["on-policy/4.npz"]),
+        (start_states.others, ["random/2.npz", "recovery/3.npz"]),
     )
     for group, names in groups:
         real = moments(names)
-        assert len(group.z) == MOMENTS * len(names)
+        assert len(group.z) == STATES_PER_EPISODE * len(names)
         for i, z in enumerate(np.asarray(group.z)):
             hidden, cell = real[z.tobytes()]
             np.testing.assert_allclose(group.memory.hidden[i], hidden, atol=2e-6)
             np.testing.assert_allclose(group.memory.cell[i], cell, atol=2e-6)
     first = {drives[name]["mu"][0].tobytes() for name in lengths}
-    assert {z.tobytes() for z in np.asarray(bank.resets.z)} == first
-    assert not any(np.any(leaf) for leaf in bank.resets.memory)
+    assert {z.tobytes() for z in np.asarray(start_states.resets.z)} == first
+    assert not any(np.any(leaf) for leaf in start_states.resets.memory)
 
 
 def test_starts_are_drawn_in_shares() -> None:
@@ -363,11 +363,11 @@ def test_starts_are_drawn_in_shares() -> None:
         z = np.full((moments, LATENT), value, np.float32) + np.arange(moments)[:, None] / 100
         return DreamState(z, LSTMState(*np.tile(z[:, :1], (2, 1, HIDDEN))))
 
-    bank = StartBank(group(1, 3), group(2, 50), group(3, 40))
+    start_states = StartStates(group(1, 3), group(2, 50), group(3, 40))
 
     @jax.jit
     def draw(key: Array) -> DreamState:
-        return jax.tree.map(jnp.asarray, bank).draw(key, 20, 0.1, 0.5)
+        return jax.tree.map(jnp.asarray, start_states).sample(key, 20, 0.1, 0.5)
 
     starts = draw(jax.random.key(0))
     z = np.asarray(starts.z)
@@ -377,5 +377,5 @@ def test_starts_are_drawn_in_shares() -> None:
     np.testing.assert_array_equal(starts.memory.hidden, np.repeat(z[:, :1], HIDDEN, axis=1))
     assert len(np.unique(z[2:11, 0])) > 3
     assert (z != np.asarray(draw(jax.random.key(1)).z)).any()
-    features = np.asarray(jax.tree.map(jnp.asarray, bank).features())
+    features = np.asarray(jax.tree.map(jnp.asarray, start_states).features())
     assert features.shape == (90, LATENT + HIDDEN) and features.min() >= 2

@@ -19,20 +19,20 @@ from models.controller import Controller
 from models.dream import DreamState, befall
 from models.rnn import MDNRNN, LSTMState, Prediction, mixture_noise
 from models.vae import ConvVAE
-from utils.data.start_states import StartBank, load_bank, save_bank
-from utils.errors import Failure
+from utils.data.start_states import StartStates, load_start_states, save_start_states
+from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 from utils.io.files import sha256_of
 from utils.sim.agent import Agent
-from utils.sim.env import drive, make_environment
+from utils.sim.env import drive_episode, make_environment
 
 DREAM, REAL = "envs:DreamCarRacing-v0", "envs:RealCarRacing-v0"
 LATENT, HIDDEN, COMPONENTS = 4, 8, 3
 UNBOUNDED = "A Box observation space (minimum|maximum) value is"  # z has no bounds; that is so
 
 
-def bank_of(moments: dict[str, int], seed: int = 0) -> StartBank:
+def bank_of(moments: dict[str, int], seed: int = 0) -> StartStates:
     rng = np.random.default_rng(seed)
 
     def group(count: int) -> DreamState:
@@ -40,10 +40,10 @@ def bank_of(moments: dict[str, int], seed: int = 0) -> StartBank:
         memory = rng.uniform(-0.9, 0.9, (2, count, HIDDEN)).astype(np.float32)
         return DreamState(z, LSTMState(*memory))
 
-    return StartBank(**{name: group(count) for name, count in moments.items()})
+    return StartStates(**{name: group(count) for name, count in moments.items()})
 
 
-def save_run(folder: Path, rnn: MDNRNN, bank: StartBank) -> Path:
+def save_run(folder: Path, rnn: MDNRNN, start_states: StartStates) -> Path:
     """A run folder with a random V, this M, and these starts."""
     vae = random_model(lambda: ConvVAE(LATENT, key=jax.random.key(0)), seed=3)
     paths = {name: folder / f"{name}.eqx" for name in ("vae", "rnn", "starts")}
@@ -51,7 +51,7 @@ def save_run(folder: Path, rnn: MDNRNN, bank: StartBank) -> Path:
     inputs = {"vae": sha256_of(paths["vae"])}
     sizes = {"latent": rnn.latent, "hidden": rnn.hidden, "components": rnn.components}
     checkpoints.save(paths["rnn"], Header("rnn", sizes, {}, inputs, {}), rnn)
-    save_bank(paths["starts"], bank, {**inputs, "rnn": sha256_of(paths["rnn"])})
+    save_start_states(paths["starts"], start_states, {**inputs, "rnn": sha256_of(paths["rnn"])})
     return folder
 
 
@@ -63,8 +63,8 @@ def rnn() -> MDNRNN:
 
 @pytest.fixture(scope="module")
 def run_dir(rnn: MDNRNN, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    bank = bank_of({"resets": 2, "on_policy": 3, "others": 5})
-    return save_run(tmp_path_factory.mktemp("run"), rnn, bank)
+    start_states = bank_of({"resets": 2, "on_policy": 3, "others": 5})
+    return save_run(tmp_path_factory.mktemp("run"), rnn, start_states)
 
 
 def random_actions(*shape: int) -> np.ndarray:
@@ -191,16 +191,16 @@ def test_what_befalls_is_on_average_what_evolution_counts() -> None:
 
 
 def test_shares_are_the_chances_of_the_groups() -> None:
-    bank = jax.tree.map(jnp.asarray, bank_of({"resets": 3, "on_policy": 2, "others": 4}))
+    start_states = jax.tree.map(jnp.asarray, bank_of({"resets": 3, "on_policy": 2, "others": 4}))
     keys = jax.random.split(jax.random.key(0), 4000)
-    starts = jax.jit(jax.vmap(bank.draw_one, (0, None, None)))(keys, 0.2, 0.75)
+    starts = jax.jit(jax.vmap(start_states.sample_one, (0, None, None)))(keys, 0.2, 0.75)
     drawn = np.asarray(starts.z)
-    found = [np.isin(drawn[:, 0], np.asarray(group.z)[:, 0]).mean() for group in bank]
+    found = [np.isin(drawn[:, 0], np.asarray(group.z)[:, 0]).mean() for group in start_states]
     np.testing.assert_allclose(found, [0.2, 0.6, 0.2], atol=0.03)
     # Every moment of a group comes, and z, hidden and cell stay together.
     z, hidden, cell = (
         np.concatenate([np.asarray(x) for x in part])
-        for part in zip(*[(g.z, *g.memory) for g in bank], strict=True)
+        for part in zip(*[(g.z, *g.memory) for g in start_states], strict=True)
     )
     row = (drawn[:, None] == z).all(-1).argmax(1)
     assert set(row) == set(range(9))
@@ -209,23 +209,23 @@ def test_shares_are_the_chances_of_the_groups() -> None:
 
 
 def test_starts_come_back_from_their_file(tmp_path: Path) -> None:
-    bank = bank_of({"resets": 1, "on_policy": 2, "others": 3})
-    save_bank(tmp_path / "starts.eqx", bank, {"rnn": "abc"})
-    header, back = load_bank(tmp_path / "starts.eqx")
+    start_states = bank_of({"resets": 1, "on_policy": 2, "others": 3})
+    save_start_states(tmp_path / "starts.eqx", start_states, {"rnn": "abc"})
+    header, back = load_start_states(tmp_path / "starts.eqx")
     assert header.inputs == {"rnn": "abc"}
-    jax.tree.map(np.testing.assert_array_equal, back, bank)
+    jax.tree.map(np.testing.assert_array_equal, back, start_states)
 
 
 def test_what_does_not_fit_is_refused(run_dir: Path, rnn: MDNRNN, tmp_path: Path) -> None:
-    bank = bank_of({"resets": 1, "on_policy": 1, "others": 1})
-    other = save_run(tmp_path, constant_rnn(LATENT, HIDDEN, COMPONENTS), bank)
+    start_states = bank_of({"resets": 1, "on_policy": 1, "others": 1})
+    other = save_run(tmp_path, constant_rnn(LATENT, HIDDEN, COMPONENTS), start_states)
     (other / "starts.eqx").write_bytes((run_dir / "starts.eqx").read_bytes())
-    with pytest.raises(Failure, match=r"starts\.eqx was made with another rnn"):
+    with pytest.raises(UserError, match=r"starts\.eqx was made with another rnn"):
         load_dream(other)
     (other / "starts.eqx").unlink()
-    with pytest.raises(Failure, match=r"starts\.eqx is missing: run train_dream\.py"):
+    with pytest.raises(UserError, match=r"starts\.eqx is missing: run train_dream\.py"):
         load_dream(other)
-    with pytest.raises(Failure, match=r"no latents in .*run process_data\.py"):
+    with pytest.raises(UserError, match=r"no latents in .*run process_data\.py"):
         load_dream(other, data_dir=tmp_path)
     for wrong in ({"observation": "sound"}, {"temperature": 0.0}, {"reset_share": 1.5}):
         with pytest.raises(ValueError):
@@ -240,7 +240,7 @@ def test_the_real_track_is_seen_as_the_agent_sees_it(run_dir: Path, rnn: MDNRNN)
         lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), Controller(LATENT + HIDDEN)
     )
     vae = random_model(lambda: ConvVAE(LATENT, key=jax.random.key(0)), seed=3)
-    driven = drive(make_environment(), Agent(vae, rnn, controller), 5, 25, {})
+    driven = drive_episode(make_environment(), Agent(vae, rnn, controller), 5, 25, {})
     latent, pixels = (
         gymnasium.make(REAL, run_dir=run_dir, observation=name) for name in ("latent", "pixels")
     )
@@ -283,8 +283,8 @@ def test_the_dream_of_a_pipelines_run_needs_nothing_but_its_folder(workshop) -> 
     env = gymnasium.make(DREAM, run_dir=workshop.run_dir)
     from_data = load_dream(workshop.run_dir, data_dir=workshop.data)
     assert isinstance(from_data, Dream)
-    kept = env.unwrapped.dream.bank
-    jax.tree.map(np.testing.assert_array_equal, kept, from_data.bank)
+    kept = env.unwrapped.dream.start_states
+    jax.tree.map(np.testing.assert_array_equal, kept, from_data.start_states)
     observation, _ = env.reset(seed=0)
     assert observation.shape == (288,) and observation in env.observation_space
 

@@ -29,7 +29,7 @@ from models.rnn import MDNRNN, LSTMState, MixtureNoise, mixture_noise
 from models.vae import ConvVAE
 from tools import export_web as export_dream
 from tools.export_web import Bundle, Recording, Settings
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.io.checkpoints import Header, save
 from utils.io.files import sha256_of
 from utils.io.run_folder import AgentFiles
@@ -160,10 +160,10 @@ def test_an_export_that_fails_halfway_leaves_the_earlier_page_whole(
     save_agent(tmp_path / "other", 70)
 
     def fail(path: Path, value: Any) -> None:
-        raise Failure(f"cannot write {path}")
+        raise UserError(f"cannot write {path}")
 
     monkeypatch.setattr(export_dream, "write_json", fail)
-    with pytest.raises(Failure):
+    with pytest.raises(UserError):
         export(tmp_path / "other", tmp_path / "page")
     manifest = json.loads((tmp_path / "page/dream.json").read_text())
     for name, size in manifest["bytes"].items():
@@ -172,18 +172,18 @@ def test_an_export_that_fails_halfway_leaves_the_earlier_page_whole(
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, site: Path) -> None:
-    with pytest.raises(Failure, match="run run_vae_training"):
+    with pytest.raises(UserError, match="run run_vae_training"):
         export(tmp_path / "nothing", tmp_path / "page")
     shutil.copytree(site / "run", tmp_path / "mixed")
     save_agent(tmp_path / "other", 70)
     shutil.copy(tmp_path / "other/vae.eqx", tmp_path / "mixed/vae.eqx")
-    with pytest.raises(Failure, match="another vae"):
+    with pytest.raises(UserError, match="another vae"):
         export(tmp_path / "mixed", tmp_path / "page")
     (tmp_path / "home").mkdir()
     (tmp_path / "home/index.html").write_text("my own page")
-    with pytest.raises(Failure, match="no dream's"):
+    with pytest.raises(UserError, match="no dream's"):
         export(site / "run", tmp_path / "home")
-    with pytest.raises(Failure, match="float16"):
+    with pytest.raises(UserError, match="float16"):
         Bundle(tmp_path).add("rnn.heads.bias", np.array([1.0, 1e6]))
 
 

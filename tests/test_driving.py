@@ -17,16 +17,16 @@ from utils.data.splits import VALIDATION
 from utils.io.checkpoints import Header, save
 from utils.io.files import sha256_of
 from utils.io.run_folder import AgentFiles
-from utils.sim.agent import LANES, Agent, see
-from utils.sim.env import drive, make_environment, shrink
-from utils.sim.rollouts import Drive, Group, drive_all, group_drives, make_driver, run_drives
+from utils.sim.agent import CARS_PER_BATCH, Agent, encode
+from utils.sim.env import drive_episode, make_environment, resize_frame
+from utils.sim.rollouts import DriveBatch, DriveTask, batch_tasks, drive_all, make_driver, run_batch
 
 
 @pytest.mark.parametrize("driver", ["scripted", "recovery", "random"])
 def test_both_drawings_give_the_same_score_and_bytes(tmp_path: Path, driver: str) -> None:
     paths = {name: tmp_path / f"{name}.npz" for name in ("fast", "gymnasium")}
     outcomes = [
-        run_drives(Group((Drive(VALIDATION[3], driver, 60, name, output=path),)))
+        run_batch(DriveBatch((DriveTask(VALIDATION[3], driver, 60, name, output=path),)))
         for name, path in paths.items()
     ]
     assert outcomes[0] == outcomes[1]
@@ -35,11 +35,11 @@ def test_both_drawings_give_the_same_score_and_bytes(tmp_path: Path, driver: str
 
 
 def test_noise_follows_from_mode_seed_and_track(tmp_path: Path) -> None:
-    drive = Drive(VALIDATION[0], "recovery", max_steps=30, output=tmp_path / "a.npz")
+    drive = DriveTask(VALIDATION[0], "recovery", max_steps=30, output=tmp_path / "a.npz")
     again = dataclasses.replace(drive, output=tmp_path / "b.npz")
     other = dataclasses.replace(drive, seed=1, output=tmp_path / "c.npz")
     for task in (drive, again, other):
-        run_drives(Group((task,)))
+        run_batch(DriveBatch((task,)))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert (tmp_path / "a.npz").read_bytes() != (tmp_path / "c.npz").read_bytes()
 
@@ -80,9 +80,9 @@ def digests(folder: Path) -> dict[str, str]:
 def test_an_episode_has_the_same_bytes_whatever_is_driven_beside_it(
     tmp_path: Path, agent: AgentFiles, mode: str
 ) -> None:
-    def drives(name: str, tracks: Iterable[int]) -> list[Drive]:
+    def drives(name: str, tracks: Iterable[int]) -> list[DriveTask]:
         return [
-            Drive(
+            DriveTask(
                 track,
                 mode,
                 20 + track,
@@ -94,13 +94,13 @@ def test_an_episode_has_the_same_bytes_whatever_is_driven_beside_it(
         ]
 
     for task in drives("alone", range(4)):
-        run_drives(Group((task,)))
-    for group in group_drives(drives("together", range(4)), workers=1):
-        assert len(group.drives) == LANES == 2
-        run_drives(group)
+        run_batch(DriveBatch((task,)))
+    for group in batch_tasks(drives("together", range(4)), workers=1):
+        assert len(group.tasks) == CARS_PER_BATCH == 2
+        run_batch(group)
     a, b, c, d = drives("otherwise", range(4))
     for group in (a, d), (c, b):  # other neighbours, and the longer drive first or last
-        run_drives(Group(group))
+        run_batch(DriveBatch(group))
     alone = digests(tmp_path / "alone")
     assert len(set(alone.values())) == 4
     assert alone == digests(tmp_path / "together") == digests(tmp_path / "otherwise")
@@ -112,37 +112,39 @@ def test_an_episode_has_the_same_bytes_whatever_the_number_of_workers(
     scores = {}
     for workers, together in ((1, [2, 1]), (3, [1, 1, 1])):  # two in one lane, one in the other
         tasks = [
-            Drive(track, "on-policy", 25, agent=agent, output=tmp_path / f"{workers}/{track}.npz")
+            DriveTask(
+                track, "on-policy", 25, agent=agent, output=tmp_path / f"{workers}/{track}.npz"
+            )
             for track in (7, 8, 9)
         ]
-        assert [len(group.drives) for group in group_drives(tasks, workers)] == together
+        assert [len(group.tasks) for group in batch_tasks(tasks, workers)] == together
         scores[workers] = {task.track: outcome for task, outcome in drive_all(tasks, workers)}
     assert scores[1] == scores[3] and len(scores[1]) == 3
     assert digests(tmp_path / "1") == digests(tmp_path / "3")
 
 
 def test_more_drives_than_workers_fill_the_lanes(agent: AgentFiles) -> None:
-    tasks = [Drive(track, "on-policy", 25, agent=agent) for track in (7, 8, 9, 11, 12)]
-    assert [len(group.drives) for group in group_drives(tasks, 2)] == [2, 2, 1]
-    assert [len(group.drives) for group in group_drives(tasks, 5)] == [1] * 5
+    tasks = [DriveTask(track, "on-policy", 25, agent=agent) for track in (7, 8, 9, 11, 12)]
+    assert [len(group.tasks) for group in batch_tasks(tasks, 2)] == [2, 2, 1]
+    assert [len(group.tasks) for group in batch_tasks(tasks, 5)] == [1] * 5
 
 
 def test_actions_with_noise_stay_inside_the_action_space_and_are_remembered(
     agent: AgentFiles,
 ) -> None:
-    task = Drive(3, "iterative", 30, exploration=1.0, agent=agent)
+    task = DriveTask(3, "iterative", 30, exploration=1.0, agent=agent)
     driver, environment = make_driver(task), make_environment()
-    actions = drive(environment, driver, task.track, task.max_steps, {}).actions
+    actions = drive_episode(environment, driver, task.track, task.max_steps, {}).actions
     assert all(action in environment.action_space for action in actions)
     assert ((actions == 1) | (actions == -1)).any(), "no action was so noisy that it was cut"
-    plain = drive(environment, Agent.load(agent), task.track, task.max_steps, {}).actions
+    plain = drive_episode(environment, Agent.load(agent), task.track, task.max_steps, {}).actions
     assert (actions != plain).any(axis=1).all()
     # The memory has seen the noisy actions, not the intended ones.
     loaded = Agent.load(agent)
     observation, _ = environment.reset(seed=task.track)
     hidden, cell = np.zeros((2, SIZES["hidden"]))
     for action in actions:
-        z = np.asarray(see(loaded.vae, shrink(observation)))
+        z = np.asarray(encode(loaded.vae, resize_frame(observation)))
         hidden, cell = lstm_step(loaded.rnn, hidden, cell, z, action)
         observation, *_ = environment.step(action)
     np.testing.assert_allclose(driver.agent.memory.hidden[0], hidden, atol=1e-4)

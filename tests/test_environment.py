@@ -9,9 +9,9 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 
 from utils.data.episodes import Episode
 from utils.data.splits import HOLD_OUT_EVERY, MODES, SPLITS, TEST, TRAINING, VALIDATION, is_held_out
-from utils.sim.env import MAX_STEPS, drive, make_environment, shrink
-from utils.sim.policies import Centerline, Noise, RandomDriver, ScriptedDriver, Style
-from utils.sim.rollouts import Drive, make_driver
+from utils.sim.env import MAX_STEPS, drive_episode, make_environment, resize_frame
+from utils.sim.policies import Centerline, DrivingStyle, OUNoise, RandomDriver, ScriptedDriver
+from utils.sim.rollouts import DriveTask, make_driver
 
 
 class PhysicsOnly(CarRacing):
@@ -46,7 +46,7 @@ def area_average(frame: np.ndarray) -> np.ndarray:
 def test_shrinking_is_exact_area_averaging(high: int) -> None:
     frame = np.random.default_rng(high).integers(0, high, (96, 96, 3)).astype(np.uint8)
     frame *= 255 // (high - 1)
-    small = shrink(frame)
+    small = resize_frame(frame)
     assert small.dtype == np.uint8
     np.testing.assert_array_equal(small, area_average(frame))
 
@@ -54,7 +54,7 @@ def test_shrinking_is_exact_area_averaging(high: int) -> None:
 def test_shrinking_keeps_plain_colours() -> None:
     for level in (0, 1, 254, 255):
         np.testing.assert_array_equal(
-            shrink(np.full((96, 96, 3), level, np.uint8)), np.full((64, 64, 3), level)
+            resize_frame(np.full((96, 96, 3), level, np.uint8)), np.full((64, 64, 3), level)
         )
 
 
@@ -62,8 +62,8 @@ def test_shrinking_keeps_plain_colours() -> None:
 def recorded() -> Episode:
     """Sixty steps of Gymnasium's own environment by the scripted driver: some tiles, some turns."""
     environment = make_environment("gymnasium")
-    driver = ScriptedDriver(Style(steer_noise=0.2), np.random.default_rng(0))
-    episode = drive(environment, driver, 80_000_001, 60, {"mode": "test"})
+    driver = ScriptedDriver(DrivingStyle(steer_noise=0.2), np.random.default_rng(0))
+    episode = drive_episode(environment, driver, 80_000_001, 60, {"mode": "test"})
     environment.close()
     return episode
 
@@ -103,7 +103,7 @@ def test_a_recording_has_the_contracts_shapes(recorded: Episode) -> None:
 def test_leaving_the_playfield_is_on_the_last_row() -> None:
     # Gas, and the wheel hardly turned: off the road, over the grass, out of the world.
     straight = Recorded(np.tile(np.array([0.02, 0.6, 0], np.float32), (MAX_STEPS, 1)))
-    episode = drive(PhysicsOnly(), straight, 80_000_002, MAX_STEPS, {})
+    episode = drive_episode(PhysicsOnly(), straight, 80_000_002, MAX_STEPS, {})
     steps = len(episode.rewards)
     assert steps < MAX_STEPS
     np.testing.assert_array_equal(np.flatnonzero(episode.terminated), [steps - 1])
@@ -114,8 +114,8 @@ def test_leaving_the_playfield_is_on_the_last_row() -> None:
 
 @pytest.mark.parametrize("track", [80_000_000, 80_000_003])
 def test_scripted_driver_laps(track: int) -> None:
-    task = Drive(track, "scripted", MAX_STEPS)
-    episode = drive(PhysicsOnly(), make_driver(task), track, MAX_STEPS, {})
+    task = DriveTask(track, "scripted", MAX_STEPS)
+    episode = drive_episode(PhysicsOnly(), make_driver(task), track, MAX_STEPS, {})
     assert episode.score > 850
     assert episode.lap_finished and episode.terminated[-1] and not episode.truncated.any()
     assert episode.rewards[-1] > -100
@@ -127,8 +127,8 @@ def test_scripted_driver_laps(track: int) -> None:
 def test_actions_stay_inside_the_action_space(mode: str) -> None:
     environment = PhysicsOnly()
     for seed in range(3):
-        driver = make_driver(Drive(seed, mode, 150, seed=seed))
-        actions = drive(environment, driver, 80_000_004, 150, {}).actions
+        driver = make_driver(DriveTask(seed, mode, 150, seed=seed))
+        actions = drive_episode(environment, driver, 80_000_004, 150, {}).actions
         assert actions.shape == (150, 3)
         for action in actions:
             assert action in environment.action_space
@@ -140,7 +140,7 @@ def test_random_driving_moves_the_car() -> None:
         driver = RandomDriver(np.random.default_rng(seed))
         environment.reset(seed=seed)
         start = np.array(environment.car.hull.position)
-        drive(environment, driver, seed, 200, {})
+        drive_episode(environment, driver, seed, 200, {})
         distances.append(np.linalg.norm(np.array(environment.car.hull.position) - start))
     # Some episodes may stand still; most go many lengths of a car, which is 5 units.
     assert np.median(distances) > 30
@@ -149,8 +149,8 @@ def test_random_driving_moves_the_car() -> None:
 def test_driving_depends_on_seed_mode_and_track_alone() -> None:
     def first_actions(mode: str, track: int, seed: int) -> np.ndarray:
         environment = PhysicsOnly()
-        return drive(
-            environment, make_driver(Drive(track, mode, 80, seed=seed)), track, 80, {}
+        return drive_episode(
+            environment, make_driver(DriveTask(track, mode, 80, seed=seed)), track, 80, {}
         ).actions
 
     # Random driving does not look at the track: only the generator tells one drive from another.
@@ -163,7 +163,7 @@ def test_driving_depends_on_seed_mode_and_track_alone() -> None:
 
 
 def test_aggressive_driving_is_faster_and_recovery_is_knocked_off() -> None:
-    def drive_as(style: Style) -> tuple[float, float]:
+    def drive_as(style: DrivingStyle) -> tuple[float, float]:
         """The highest share of the allowed speed, and the farthest from the centre line."""
         environment = PhysicsOnly()
         driver = ScriptedDriver(style, np.random.default_rng(0))
@@ -178,10 +178,15 @@ def test_aggressive_driving_is_faster_and_recovery_is_knocked_off() -> None:
             return act(frame)
 
         driver.act = watch
-        drive(environment, driver, 80_000_005, 400, {})
+        drive_episode(environment, driver, 80_000_005, 400, {})
         return max(shares), max(distances)
 
-    styles = (Style(), Style(pace=1.5), Style(knock_chance=0.02), Style(doze_chance=0.02))
+    styles = (
+        DrivingStyle(),
+        DrivingStyle(pace=1.5),
+        DrivingStyle(knock_chance=0.02),
+        DrivingStyle(doze_chance=0.02),
+    )
     usual, aggressive, knocked, dozing = map(drive_as, styles)
     assert usual[0] < 1.25 < aggressive[0]
     assert usual[1] < 6.7 < min(aggressive[1], knocked[1], dozing[1])  # half the road is 6.67 units
@@ -204,7 +209,7 @@ def test_centerline_slows_for_corners_in_time() -> None:
 
 
 def test_noise_is_stationary_and_correlated() -> None:
-    noise = Noise(np.random.default_rng(0), np.array([0.5, 2.0]), rate=0.1, size=2)
+    noise = OUNoise(np.random.default_rng(0), np.array([0.5, 2.0]), rate=0.1, size=2)
     values = np.array([noise.sample() for _ in range(60_000)])[100:]
     np.testing.assert_allclose(values.std(axis=0), [0.5, 2.0], rtol=0.05)
     np.testing.assert_allclose(values.mean(axis=0) / [0.5, 2.0], 0, atol=0.1)

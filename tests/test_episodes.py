@@ -32,19 +32,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from utils.data.episodes import (
-    EPISODE_ARRAYS,
+    EPISODE_SCHEMA,
     FRAME_SHAPE,
     Episode,
     dataset_fingerprint,
     find_latents,
-    latent_arrays,
+    latent_schema,
     read_episode,
-    scan,
+    scan_files,
     write_episode,
 )
 from utils.data.splits import HOLD_OUT_REMAINDER, MODES
-from utils.errors import Failure
-from utils.io.npz import MAX_STEPS_ON_FILE, DamagedFile, read_arrays, write_arrays
+from utils.errors import UserError
+from utils.io.npz import MAX_STEPS_ON_FILE, CorruptFileError, read_arrays, write_arrays
 
 # One folder serves all examples of a property: every example overwrites its file.
 REUSE = settings(
@@ -105,7 +105,7 @@ def same(one: Episode, other: Episode) -> bool:
 
 def refusal(path: Path) -> str:
     """What read_episode says of a file that it must refuse; it begins with the file's name."""
-    with pytest.raises(DamagedFile) as caught:
+    with pytest.raises(CorruptFileError) as caught:
         read_episode(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: ")
@@ -128,7 +128,7 @@ def test_numpy_reads_our_files(tmp_path: Path) -> None:
     episode = small_episode()
     write_episode(tmp_path / "7.npz", episode)
     with np.load(tmp_path / "7.npz", allow_pickle=False) as file:
-        assert set(file) == set(EPISODE_ARRAYS)
+        assert set(file) == set(EPISODE_SCHEMA)
         np.testing.assert_array_equal(file["frames"], episode.frames)
         assert json.loads(str(file["provenance"])) == episode.provenance
 
@@ -142,7 +142,7 @@ def test_we_read_numpy_s_files(tmp_path: Path) -> None:
 def test_latent_files_are_read_back(tmp_path: Path) -> None:
     arrays = latents_in(small_episode())
     write_arrays(tmp_path / "7.npz", arrays)
-    read = read_arrays(tmp_path / "7.npz", latent_arrays(LATENT))
+    read = read_arrays(tmp_path / "7.npz", latent_schema(LATENT))
     assert list(read) == list(arrays)
     for name, value in arrays.items():
         np.testing.assert_array_equal(read[name], value)
@@ -162,11 +162,11 @@ def test_a_wrong_latent_array_is_refused_by_name(tmp_path: Path, case: str) -> N
     key, value = LATENT_WRONG[case]
     path = tmp_path / "7.npz"
     write_arrays(path, {**latents_in(small_episode(STEPS)), key: value})
-    with pytest.raises(DamagedFile, match=f"^{path}: {key}: "):
-        read_arrays(path, latent_arrays(LATENT))
+    with pytest.raises(CorruptFileError, match=f"^{path}: {key}: "):
+        read_arrays(path, latent_schema(LATENT))
 
 
-@pytest.mark.parametrize("key", EPISODE_ARRAYS)
+@pytest.mark.parametrize("key", EPISODE_SCHEMA)
 def test_a_missing_array_is_refused_by_name(tmp_path: Path, key: str) -> None:
     arrays = arrays_in(small_episode())
     del arrays[key]
@@ -187,8 +187,8 @@ def test_a_latent_file_is_no_episode_and_an_episode_no_latent_file(tmp_path: Pat
     write_arrays(tmp_path / "7.npz", latents_in(small_episode()))
     assert "frames" in refusal(tmp_path / "7.npz")
     write_episode(tmp_path / "7.npz", small_episode())
-    with pytest.raises(DamagedFile, match="frames"):
-        read_arrays(tmp_path / "7.npz", latent_arrays(LATENT))
+    with pytest.raises(CorruptFileError, match="frames"):
+        read_arrays(tmp_path / "7.npz", latent_schema(LATENT))
 
 
 def test_truncation_at_any_place_is_refused(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(tmp_path: Path) ->
             continue
         try:
             assert same(read_episode(path), episode)
-        except DamagedFile as error:
+        except CorruptFileError as error:
             assert str(path) in str(error)
 
 
@@ -239,7 +239,7 @@ def test_bytes_written_over_anywhere_are_refused_or_change_nothing(
 ) -> None:
     path = tmp_path / "7.npz"
     arrays = latents_in(small_episode()) if latent else arrays_in(small_episode())
-    contract = latent_arrays(LATENT) if latent else EPISODE_ARRAYS
+    contract = latent_schema(LATENT) if latent else EPISODE_SCHEMA
     write_arrays(path, arrays)
     damaged = bytearray(path.read_bytes())
     for position, new in changes:
@@ -248,7 +248,7 @@ def test_bytes_written_over_anywhere_are_refused_or_change_nothing(
     path.write_bytes(damaged)
     try:
         read = read_arrays(path, contract)
-    except DamagedFile:
+    except CorruptFileError:
         return
     for name, value in arrays.items():
         np.testing.assert_array_equal(read[name], value)
@@ -261,7 +261,7 @@ def test_any_bytes_are_refused(tmp_path: Path, data: bytes) -> None:
     refusal(tmp_path / "7.npz")
 
 
-@pytest.mark.parametrize("key", EPISODE_ARRAYS)
+@pytest.mark.parametrize("key", EPISODE_SCHEMA)
 def test_pickled_objects_are_refused_and_never_unpickled(tmp_path: Path, key: str) -> None:
     path, mark = tmp_path / "7.npz", tmp_path / "unpickled"
     pickle.loads(pickle.dumps(Trap(mark)))
@@ -370,7 +370,7 @@ def test_scan_finds_what_is_there_in_order_and_nothing_else(tmp_path: Path) -> N
     (tmp_path / "recovery" / ".9.npz").write_bytes(b"half")
     (tmp_path / "recovery" / "notes.txt").write_bytes(b"")
     write_dataset(tmp_path, {"another-mode": [6]})
-    entries = scan(tmp_path, EPISODE_ARRAYS)
+    entries = scan_files(tmp_path, EPISODE_SCHEMA)
     assert [(entry.mode, entry.seed) for entry in entries] == [
         ("random", 5),
         ("recovery", 20),
@@ -380,11 +380,11 @@ def test_scan_finds_what_is_there_in_order_and_nothing_else(tmp_path: Path) -> N
     assert entries[0].provenance == small_episode().provenance
     assert [entry.held_out for entry in entries] == [False, False, False]
     write_dataset(tmp_path, {"random": [30 + HOLD_OUT_REMAINDER]})
-    assert [entry.seed for entry in scan(tmp_path, EPISODE_ARRAYS) if entry.held_out] == [31]
+    assert [entry.seed for entry in scan_files(tmp_path, EPISODE_SCHEMA) if entry.held_out] == [31]
 
 
 def test_scan_of_nothing_is_nothing(tmp_path: Path) -> None:
-    assert scan(tmp_path / "none", EPISODE_ARRAYS) == []
+    assert scan_files(tmp_path / "none", EPISODE_SCHEMA) == []
 
 
 def test_one_damaged_file_is_named_and_counted_and_left_out(
@@ -393,7 +393,7 @@ def test_one_damaged_file_is_named_and_counted_and_left_out(
     write_dataset(tmp_path, {"random": [1, 2, 3]})
     bad = tmp_path / "random" / "2.npz"
     bad.write_bytes(bad.read_bytes()[:-100])
-    assert [entry.seed for entry in scan(tmp_path, EPISODE_ARRAYS)] == [1, 3]
+    assert [entry.seed for entry in scan_files(tmp_path, EPISODE_SCHEMA)] == [1, 3]
     errors = capsys.readouterr().err
     assert str(bad) in errors and "1 of 3 files left out" in errors
     assert bad.exists()
@@ -403,10 +403,10 @@ def test_more_than_one_in_twenty_damaged_is_a_failure(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"random": list(range(40))})
     for seed in (4, 7):
         (tmp_path / "random" / f"{seed}.npz").write_bytes(b"")
-    assert len(scan(tmp_path, EPISODE_ARRAYS)) == 38  # 5 %, no more
+    assert len(scan_files(tmp_path, EPISODE_SCHEMA)) == 38  # 5 %, no more
     (tmp_path / "random" / "9.npz").write_bytes(b"")
-    with pytest.raises(Failure, match="3 of 40 files are damaged") as caught:
-        scan(tmp_path, EPISODE_ARRAYS)
+    with pytest.raises(UserError, match="3 of 40 files are damaged") as caught:
+        scan_files(tmp_path, EPISODE_SCHEMA)
     assert str(tmp_path / "random" / "4.npz") in str(caught.value)
 
 
@@ -426,15 +426,15 @@ def test_latents_are_read_to_the_last_byte_by_a_scan(
 
 def test_an_entry_reads_only_the_file_that_was_scanned(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"random": [1]})
-    (entry,) = scan(tmp_path, EPISODE_ARRAYS)
-    entry.read(EPISODE_ARRAYS)
+    (entry,) = scan_files(tmp_path, EPISODE_SCHEMA)
+    entry.read(EPISODE_SCHEMA)
     write_episode(entry.path, small_episode(steps=4, seed=1))
-    with pytest.raises(DamagedFile, match="was replaced after this run had begun"):
-        entry.read(EPISODE_ARRAYS)
+    with pytest.raises(CorruptFileError, match="was replaced after this run had begun"):
+        entry.read(EPISODE_SCHEMA)
 
 
 def test_damage_comes_whole_from_a_worker(tmp_path: Path) -> None:
-    error = DamagedFile(tmp_path / "7.npz", "rewards: NaN")
+    error = CorruptFileError(tmp_path / "7.npz", "rewards: NaN")
     assert str(pickle.loads(pickle.dumps(error))) == str(error) == f"{tmp_path}/7.npz: rewards: NaN"
 
 
@@ -443,7 +443,7 @@ def test_an_episode_under_another_s_name_is_left_out(
 ) -> None:
     write_dataset(tmp_path, {"random": [1, 2]})
     (tmp_path / "random" / "1.npz").rename(tmp_path / "random" / "3.npz")
-    assert [entry.seed for entry in scan(tmp_path, EPISODE_ARRAYS)] == [2]
+    assert [entry.seed for entry in scan_files(tmp_path, EPISODE_SCHEMA)] == [2]
     assert "3.npz: seed: 1" in capsys.readouterr().err
 
 
@@ -458,9 +458,9 @@ def test_the_fingerprint_changes_with_any_value(tmp_path: Path, name: str, posit
     folder = tmp_path / "random"
     arrays = {key: np.array(value) for key, value in arrays_in(small_episode()).items()}
     write_arrays(folder / "7.npz", arrays)
-    (before,) = scan(tmp_path, EPISODE_ARRAYS)
+    (before,) = scan_files(tmp_path, EPISODE_SCHEMA)
     write_arrays(folder / "7.npz", arrays)
-    assert scan(tmp_path, EPISODE_ARRAYS) == [before]
+    assert scan_files(tmp_path, EPISODE_SCHEMA) == [before]
     if name == "provenance":
         arrays[name] = np.str_(str(arrays[name]).replace("recovery", "RECOVERY"))
     else:
@@ -468,31 +468,31 @@ def test_the_fingerprint_changes_with_any_value(tmp_path: Path, name: str, posit
         index = position % flat.size
         flat[index] = not flat[index] if flat.dtype == bool else flat[index] + 1
     write_arrays(folder / "7.npz", arrays)
-    (after,) = scan(tmp_path, EPISODE_ARRAYS)
+    (after,) = scan_files(tmp_path, EPISODE_SCHEMA)
     assert after.fingerprint != before.fingerprint
     assert dataset_fingerprint([after]) != dataset_fingerprint([before])
 
 
 def test_the_dataset_s_fingerprint_is_of_the_set(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"random": [1, 2], "recovery": [1]})
-    one, two, three = scan(tmp_path, EPISODE_ARRAYS)
+    one, two, three = scan_files(tmp_path, EPISODE_SCHEMA)
     whole = dataset_fingerprint([one, two, three])
     assert dataset_fingerprint([three, one, two]) == whole
     assert len({whole, dataset_fingerprint([one, two]), dataset_fingerprint([two, three])}) == 3
     moved = tmp_path / "aggressive"
     os.rename(tmp_path / "recovery", moved)
-    assert dataset_fingerprint(scan(tmp_path, EPISODE_ARRAYS)) != whole
+    assert dataset_fingerprint(scan_files(tmp_path, EPISODE_SCHEMA)) != whole
 
 
 def test_latents_of_another_vae_are_refused_with_the_step_to_run(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match=r"no latents in .*run process_data.py"):
+    with pytest.raises(UserError, match=r"no latents in .*run process_data.py"):
         find_latents(tmp_path, LATENT, "abc")
     for seed, vae in ((1, "abc"), (2, "abc"), (3, "other")):
         write_arrays(
             tmp_path / "latents" / "random" / f"{seed}.npz",
             latents_in(small_episode(seed=seed), vae),
         )
-    with pytest.raises(Failure, match=r"1 latent files .*3\.npz: run process_data.py"):
+    with pytest.raises(UserError, match=r"1 latent files .*3\.npz: run process_data.py"):
         find_latents(tmp_path, LATENT, "abc")
     (tmp_path / "latents" / "random" / "3.npz").unlink()
     assert [entry.seed for entry in find_latents(tmp_path, LATENT, "abc")] == [1, 2]

@@ -29,9 +29,9 @@ from train_dream import (
     summarise,
     whiten,
 )
-from utils.data.start_states import StartBank
-from utils.errors import Failure
-from utils.io.resume import Plan
+from utils.data.start_states import StartStates
+from utils.errors import UserError
+from utils.io.resume import ResumePlan
 
 FEATURES = 3  # of [z, h]: a controller has 12 parameters
 # How far the minimum is from the start, and how much longer one axis is than another.
@@ -48,7 +48,7 @@ def test_cma_es_finds_known_minima() -> None:
         constant_rnn(1, 2, 1), None, Whitening(jnp.zeros(FEATURES), jnp.ones(FEATURES)), None
     )
     settings = Settings(candidates=12, sigma=0.05)
-    search, params, state = first_state(Plan("begin", ""), evolution, settings)
+    search, params, state = first_state(ResumePlan("begin", ""), evolution, settings)
     np.testing.assert_allclose(state.std, 0.05)
     np.testing.assert_array_equal(flat(search.get_mean(state)), np.zeros(12))
 
@@ -111,36 +111,38 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="module")
 def evolution(settings: Settings) -> Evolution:
-    bank = StartBank(random_group(4, 0), random_group(20, 1), random_group(30, 2))
-    return Evolution(jax.tree.map(jnp.asarray, steering_pays()), bank, whiten(bank), settings)
+    start_states = StartStates(random_group(4, 0), random_group(20, 1), random_group(30, 2))
+    return Evolution(
+        jax.tree.map(jnp.asarray, steering_pays()), start_states, whiten(start_states), settings
+    )
 
 
 @pytest.fixture(scope="module")
 def begun(evolution: Evolution, settings: Settings) -> tuple:
-    return first_state(Plan("begin", ""), evolution, settings)
+    return first_state(ResumePlan("begin", ""), evolution, settings)
 
 
 def test_whitening_is_of_what_is_seen_at_the_starts(evolution: Evolution) -> None:
-    bank = evolution.bank
-    groups = (bank.on_policy, bank.others)
+    start_states = evolution.start_states
+    groups = (start_states.on_policy, start_states.others)
     features = np.concatenate([np.hstack([g.z, g.memory.hidden]) for g in groups]).astype(float)
     np.testing.assert_allclose(evolution.whitening.mean, features.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(evolution.whitening.scale, features.std(0), rtol=1e-4)
-    still = bank.on_policy._replace(z=jnp.ones((20, LATENT)))
-    scale = whiten(StartBank(still, still, still)).scale
+    still = start_states.on_policy._replace(z=jnp.ones((20, LATENT)))
+    scale = whiten(StartStates(still, still, still)).scale
     np.testing.assert_allclose(scale[:LATENT], 0.01)  # nothing is divided by zero
 
 
 def test_what_is_unseen_has_no_weights_and_is_not_searched(evolution: Evolution) -> None:
-    blind = dataclasses.replace(evolution, whitening=whiten(evolution.bank, unseen=HIDDEN))
-    search, _, state = first_state(Plan("begin", ""), blind, Settings(candidates=4))
+    blind = dataclasses.replace(evolution, whitening=whiten(evolution.start_states, unseen=HIDDEN))
+    search, _, state = first_state(ResumePlan("begin", ""), blind, Settings(candidates=4))
     assert flat(search.get_mean(state)).size == 3 * LATENT + 3
     small = jax.tree.map(lambda x: x + 0.5, Controller(LATENT))
     whitening = blind.whitening
     folded = whitening.fold(small)
     assert folded.weight.shape == (LATENT + HIDDEN, 3)
     np.testing.assert_array_equal(folded.weight[LATENT:], 0)
-    z, h = evolution.bank.others.z, evolution.bank.others.memory.hidden
+    z, h = evolution.start_states.others.z, evolution.start_states.others.memory.hidden
     whitened = (z - whitening.mean[:LATENT]) / whitening.scale[:LATENT]
     expected = small(whitened, jnp.zeros((len(z), 0)))
     np.testing.assert_allclose(folded(z, h), expected, atol=1e-5)
@@ -257,12 +259,12 @@ def test_one_candidate_without_a_number_ranks_last(begun: tuple) -> None:
 
 def test_a_generation_without_any_number_is_a_failure(tmp_path: Path) -> None:
     saved = tmp_path / "controller.training.eqx"
-    with pytest.raises(Failure, match="no state was saved"):
+    with pytest.raises(UserError, match="no state was saved"):
         summarise(np.full(4, np.nan), 7, saved)
     saved.touch()
-    with pytest.raises(Failure, match=rf"generation 7 .*{saved}.*train_rnn\.py"):
+    with pytest.raises(UserError, match=rf"generation 7 .*{saved}.*train_rnn\.py"):
         summarise(np.full(4, np.nan), 7, saved)
-    with pytest.raises(Failure):
+    with pytest.raises(UserError):
         summarise(np.array([jnp.nan, jnp.inf]), 7, saved)
     summary = summarise(np.array([1.0, jnp.nan, 4.0]), 7, saved)
     np.testing.assert_allclose([summary[k] for k in ("best", "mean", "spread")], [4, 2.5, 1.5])

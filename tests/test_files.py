@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.io.files import (
     TEMPORARY_SUFFIX,
     Metrics,
+    atomic_replace,
     locked,
-    open_to_read,
+    open_regular,
     read_metrics,
-    replacing,
-    sweep,
+    remove_orphans,
     write_atomically,
     write_json,
 )
@@ -64,7 +64,7 @@ def test_a_written_file_is_there_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_temporary_names_match_no_pattern_of_readers(tmp_path: Path) -> None:
-    with replacing(tmp_path / "7.npz") as temporary:
+    with atomic_replace(tmp_path / "7.npz") as temporary:
         temporary.write_bytes(b"half")
         assert list(tmp_path.glob("[!.]*.npz")) == []
         assert temporary.suffix != ".npz"
@@ -98,13 +98,13 @@ def test_kill_in_the_middle_keeps_the_old_bytes_and_the_next_run_sweeps(tmp_path
 def test_sweep_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     for name in ("7.npz", ".hidden", "notes.partial", ".8.npz.123.partial"):
         (tmp_path / name).write_bytes(b"")
-    sweep(tmp_path)
+    remove_orphans(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".hidden", "7.npz", "notes.partial"]
 
 
 def test_sweep_leaves_what_a_living_process_writes(tmp_path: Path) -> None:
     """Of a run in a folder below, say, which holds a lock of its own."""
-    with replacing(tmp_path / "below" / "7.npz") as temporary:
+    with atomic_replace(tmp_path / "below" / "7.npz") as temporary:
         temporary.write_bytes(b"half")
         with locked(tmp_path):
             assert temporary.exists()
@@ -116,7 +116,7 @@ def test_only_regular_files_are_read(tmp_path: Path, make: Callable[[Path], obje
     path = tmp_path / "7.npz"
     make(path)
     with pytest.raises(OSError, match="not a regular file") as caught:
-        open_to_read(path)
+        open_regular(path)
     assert caught.value.filename == str(path)
 
 
@@ -135,7 +135,7 @@ def test_a_full_disk_under_metrics_names_the_file(
 ) -> None:
     metrics = Metrics(tmp_path / "m.jsonl", 0)
     metrics.path = Path("/dev/full")
-    with pytest.raises(Failure, match="cannot write /dev/full: No space left"):
+    with pytest.raises(UserError, match="cannot write /dev/full: No space left"):
         metrics.append(step=1)
 
 
@@ -146,19 +146,19 @@ def test_full_disk_is_a_failure_that_keeps_the_old_file(tmp_path: Path) -> None:
     child = start_child(
         """
         import resource, signal, sys, pathlib
-        from utils.runtime import Failure
+        from utils.runtime import UserError
         from utils.io.files import write_atomically
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             write_atomically(pathlib.Path(sys.argv[1]), lambda file: file.write(bytes(1_000_000)))
-        except Failure as failure:
-            print("Failure", failure)
+        except UserError as failure:
+            print("UserError", failure)
         """,
         path,
     )
     output, errors = child.communicate()
-    assert output.startswith(f"Failure cannot write {path}: "), errors
+    assert output.startswith(f"UserError cannot write {path}: "), errors
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["model.eqx"]
 
@@ -168,7 +168,7 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     write_json(path, {"mean": 1.0})
     with pytest.raises(ValueError):
         write_json(path, {"mean": float("nan")})
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_replace(path) as temporary:
         temporary.write_bytes(b"half")
         raise KeyboardInterrupt
     assert json.loads(path.read_text()) == {"mean": 1.0}
@@ -178,7 +178,7 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_a_failure_naming_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     path = tmp_path / "file" / "below" / "x.npz"
-    with pytest.raises(Failure, match=f"cannot write {path}"):
+    with pytest.raises(UserError, match=f"cannot write {path}"):
         write_atomically(path, lambda file: file.write(b"x"))
 
 
@@ -197,7 +197,7 @@ def test_second_run_is_refused_naming_the_first_until_that_is_killed(tmp_path: P
     # A first run's half-written file is not an orphan while that run lives.
     growing = tmp_path / ".7.npz.1.partial"
     growing.write_bytes(b"half")
-    refused = pytest.raises(Failure, match=rf"{tmp_path} is in use by process {child.pid}\b")
+    refused = pytest.raises(UserError, match=rf"{tmp_path} is in use by process {child.pid}\b")
     with refused, locked(tmp_path):
         pytest.fail("two runs hold one folder")
     assert growing.exists()
@@ -207,8 +207,8 @@ def test_second_run_is_refused_naming_the_first_until_that_is_killed(tmp_path: P
 
 
 def test_lock_is_free_again_after_a_failure_inside(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="inside"), locked(tmp_path):
-        raise Failure("inside")
+    with pytest.raises(UserError, match="inside"), locked(tmp_path):
+        raise UserError("inside")
     child = start_child(HOLD_LOCK, tmp_path)
     wait_until_ready(child)
     kill(child)

@@ -21,11 +21,11 @@ from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
 from tools import export_weights as ship_agent
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header, load, load_controller, load_rnn, read_header, save
 from utils.io.files import sha256_of
-from utils.io.resume import plan_training, saving_when_stopped, stop_if_diverged
+from utils.io.resume import plan_training, save_on_interrupt, stop_if_diverged
 from utils.io.run_folder import AgentFiles
 from utils.sim.agent import Agent
 
@@ -177,7 +177,7 @@ def test_a_model_below_that_went_on_learning_counts_as_the_same(run: Run) -> Non
 def test_a_damaged_file_is_for_the_user_to_decide_about(run: Run, which: str) -> None:
     path = getattr(run, which)
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(Failure, match=str(path)):
+    with pytest.raises(UserError, match=str(path)):
         run.plan()
     assert path.read_bytes() == b"not a checkpoint"
 
@@ -186,19 +186,19 @@ def test_diverged_weights_stop_and_name_the_good_state(tmp_path: Path) -> None:
     good, state = Controller(4), tmp_path / "state.eqx"
     stop_if_diverged(good, 7, state)
     bad = eqx.tree_at(lambda c: c.bias, good, jnp.array([0.0, jnp.nan, 0.0]))
-    with pytest.raises(Failure, match=r"step 7; no state was saved.*--learning-rate"):
+    with pytest.raises(UserError, match=r"step 7; no state was saved.*--learning-rate"):
         stop_if_diverged(bad, 7, state)
     state.write_bytes(b"")
-    with pytest.raises(Failure, match=f"step 7.*{state}"):
+    with pytest.raises(UserError, match=f"step 7.*{state}"):
         stop_if_diverged(bad, 7, state)
 
 
-@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, Failure, None])
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, UserError, None])
 def test_a_stopped_training_is_saved_and_a_failed_one_is_not(ending: Any) -> None:
     saved: list[int] = []
 
     def train() -> None:
-        with saving_when_stopped(lambda: saved.append(1)):
+        with save_on_interrupt(lambda: saved.append(1)):
             if ending is not None:
                 raise ending
 
@@ -214,15 +214,15 @@ def test_a_stopped_training_is_saved_and_a_failed_one_is_not(ending: Any) -> Non
 def test_headers_record_what_changes_the_result_and_nothing_else(script: Any) -> None:
     """Else `--fresh` once, other workers or another folder would train anew ever after."""
     plain = script.Settings()
-    recorded = checkpoints.settings_dict(plain)
+    recorded = checkpoints.recorded_settings(plain)
     elsewhere = {"run_dir": Path("x"), "data_dir": Path("y"), "debug": True, "fresh": True}
     how = {"workers": 99, "save_seconds": 0.0, "save_every": 1, "evaluate_every": 7}
     names = {field.name for field in dataclasses.fields(plain)}
     changes = {name: value for name, value in {**elsewhere, **how}.items() if name in names}
-    assert checkpoints.settings_dict(dataclasses.replace(plain, **changes)) == recorded
+    assert checkpoints.recorded_settings(dataclasses.replace(plain, **changes)) == recorded
     assert set(recorded) == names - set(changes)
     assert json.loads(json.dumps(recorded)) == recorded
-    assert checkpoints.settings_dict(dataclasses.replace(plain, seed=1)) != recorded
+    assert checkpoints.recorded_settings(dataclasses.replace(plain, seed=1)) != recorded
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_the_same_twice_is_the_same_bytes(tmp_path: Path, rnn: MDNRNN) -> None:
 
 
 def refused(path: Path, **reason: str) -> None:
-    with pytest.raises(Failure, match=reason.get("match")) as caught:
+    with pytest.raises(UserError, match=reason.get("match")) as caught:
         load_rnn(path)
     assert str(path) in str(caught.value)
 
@@ -274,7 +274,7 @@ def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         try:
             header, _ = load(path, "rnn", lambda _: zeros)
-        except Failure as error:
+        except UserError as error:
             assert str(path) in str(error)
             continue
         # In the header's text, an E for the e of a number changes nothing.
@@ -286,7 +286,7 @@ def test_every_bit_of_the_header_counts(tmp_path: Path, rnn: MDNRNN) -> None:
     save(path, HEADER, rnn)
     path.write_bytes(path.read_bytes().replace(b'"step": 3', b'"step": 2'))
     refused(path, match="is damaged")
-    with pytest.raises(Failure, match=str(path)):
+    with pytest.raises(UserError, match=str(path)):
         read_header(path)
 
 
@@ -307,7 +307,7 @@ def test_a_header_above_damaged_leaves_is_not_trusted(tmp_path: Path, rnn: MDNRN
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(Failure, match=f"{path} is damaged"):
+    with pytest.raises(UserError, match=f"{path} is damaged"):
         read_header(path)
 
 
@@ -339,10 +339,10 @@ def test_a_leaf_more_less_or_of_another_type_is_refused(tmp_path: Path) -> None:
         [jnp.zeros(2), jnp.ones(3, jnp.int32)],
         [jnp.zeros(2), jnp.ones((3, 1))],
     ):
-        with pytest.raises(Failure, match=f"{path} holds a rnn of another architecture"):
+        with pytest.raises(UserError, match=f"{path} holds a rnn of another architecture"):
             load(path, "rnn", lambda _, tree=tree: tree)
     save(path, HEADER, [jnp.zeros(2), np.ones(3, np.int64)])  # which JAX would take for int32
-    with pytest.raises(Failure, match="of another architecture"):
+    with pytest.raises(UserError, match="of another architecture"):
         load(path, "rnn", lambda _: [jnp.zeros(2), jnp.ones(3, jnp.int32)])
 
 
@@ -351,12 +351,12 @@ def test_a_leaf_that_is_no_number_is_refused_by_name(tmp_path: Path, value: floa
     path, shapes = tmp_path / "model.eqx", {"one": jnp.zeros(2), "two": [jnp.zeros(3)]}
     bad = {"one": jnp.ones(2), "two": [jnp.array([0, 0, value])]}
     save(path, HEADER, bad)
-    with pytest.raises(Failure, match=f"{path}: two.0: NaN or infinity"):
+    with pytest.raises(UserError, match=f"{path}: two.0: NaN or infinity"):
         load(path, "rnn", lambda _: shapes)
     # What a search begins with: it has seen nothing, and its best is infinite.
     save(path, dataclasses.replace(HEADER, kind="rnn training"), bad)
     if np.isnan(value):
-        with pytest.raises(Failure, match=f"{path}: two.0: NaN or infinity"):
+        with pytest.raises(UserError, match=f"{path}: two.0: NaN or infinity"):
             load(path, "rnn training", lambda _: shapes)
     else:
         assert load(path, "rnn training", lambda _: shapes)[1]["two"][0][2] == value
@@ -366,7 +366,7 @@ def test_another_kind_is_refused(tmp_path: Path, rnn: MDNRNN) -> None:
     path = tmp_path / "rnn.eqx"
     save(path, dataclasses.replace(HEADER, kind="rnn training"), rnn)
     refused(path, match="holds a rnn training, not a rnn")
-    with pytest.raises(Failure, match=f"{path} holds a rnn training, not a controller"):
+    with pytest.raises(UserError, match=f"{path} holds a rnn training, not a controller"):
         load_controller(path)
 
 
@@ -409,7 +409,7 @@ def test_checkpoints_are_never_unpickled(tmp_path: Path) -> None:
     line = json.dumps({**fields, "header_sha256": digest}).encode()
     path.write_bytes(line + b"\n" + leaf.getvalue())
     assert read_header(path) == HEADER
-    with pytest.raises(Failure, match=f"{path} holds a rnn of another architecture"):
+    with pytest.raises(UserError, match=f"{path} holds a rnn of another architecture"):
         load(path, "rnn", lambda _: jnp.zeros(1))
     assert not mark.exists()
 
@@ -452,7 +452,7 @@ def test_an_agent_whose_parts_do_not_belong_together_is_refused(tmp_path: Path) 
         "vae and rnn": one.controller,
     }
     for case, files in mixed.items():
-        with pytest.raises(Failure, match=f"^{blamed[case]} was made with another"):
+        with pytest.raises(UserError, match=f"^{blamed[case]} was made with another"):
             Agent.load(files)
 
 
@@ -490,6 +490,6 @@ def test_settings_that_a_script_no_longer_has_are_left_out(tmp_path: Path) -> No
     path = tmp_path / "rnn.eqx"
     settings = {"window": 50, "of_an_older_version": 1}
     save(path, Header("rnn", {}, settings, {}, {}), {})
-    known = checkpoints.settings_of(read_header(path), train_rnn.Settings)
+    known = checkpoints.restore_settings(read_header(path), train_rnn.Settings)
     assert known == {"window": 50}
     assert train_rnn.Settings(**known).window == 50

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scripts import COLLECTED, Workshop
 
-from utils.data.episodes import EPISODE_ARRAYS, Episode, latent_arrays, read_episode, scan
+from utils.data.episodes import EPISODE_SCHEMA, Episode, latent_schema, read_episode, scan_files
 from utils.data.splits import TEST, TRAINING
 from utils.io.checkpoints import load_controller, load_rnn, load_vae, read_header
 from utils.io.files import read_metrics, read_records, sha256_of
@@ -54,7 +54,7 @@ def test_all_files_of_the_design_are_there(workshop: Workshop) -> None:
 
 
 def test_episodes_keep_to_the_contract(workshop: Workshop) -> None:
-    for entry in scan(workshop.data / "rollouts", EPISODE_ARRAYS):
+    for entry in scan_files(workshop.data / "rollouts", EPISODE_SCHEMA):
         episode = read_episode(entry.path)
         assert isinstance(episode, Episode)
         assert len(episode.rewards) == 60
@@ -66,7 +66,7 @@ def test_episodes_keep_to_the_contract(workshop: Workshop) -> None:
         assert {"gymnasium", "numpy"} <= set(episode.provenance["versions"])
         assert episode.frames.std() > 10  # something is to be seen
         latents = read_arrays(
-            workshop.data / "latents" / entry.mode / entry.path.name, latent_arrays(32)
+            workshop.data / "latents" / entry.mode / entry.path.name, latent_schema(32)
         )
         for name in ("actions", "rewards", "terminated", "truncated"):
             np.testing.assert_array_equal(latents[name], getattr(episode, name))

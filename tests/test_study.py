@@ -30,17 +30,17 @@ from tools.analysis.score_breakdown import (
 from tools.analysis.trace import WINDOW, Push, Trace, Trial, curvature_of, run_trial
 from utils.data.episodes import Episode
 from utils.data.splits import VALIDATION
-from utils.data.start_states import moments_of
+from utils.data.start_states import dream_states_at
 from utils.sim.agent import Agent
 from utils.sim.env import make_environment
-from utils.sim.rollouts import Drive, Group, Outcome, drive_group
-from utils.viz.video import FRAMES_PER_SECOND, PICTURE_EVERY, Replay, encode, write_webp
+from utils.sim.rollouts import DriveBatch, DriveResult, DriveTask, drive_batch
+from utils.viz.video import FRAMES_PER_SECOND, WEBP_FRAME_STEP, Replay, encode_frames, write_webp
 
 STEPS = 1000
 
 
-def scripted(track: int, max_steps: int = STEPS) -> Group:
-    return Group((Drive(track, "scripted", max_steps),))
+def scripted(track: int, max_steps: int = STEPS) -> DriveBatch:
+    return DriveBatch((DriveTask(track, "scripted", max_steps),))
 
 
 # --- geometry -------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_a_spin_turns_the_car_as_one_rigid_body() -> None:
 
 def test_being_watched_changes_nothing_and_a_push_does() -> None:
     group = scripted(VALIDATION[1], 320)
-    ((_, plain),) = drive_group(group)
+    ((_, plain),) = drive_batch(group)
     watched, pushed = (run_trial(Trial(group, push))[0] for push in (Push(), Push("spin", 9.0)))
     assert watched.outcome.score == plain.score and watched.outcome.steps == 320
     first = watched.pushes[0]
@@ -131,7 +131,9 @@ def drives() -> dict[str, Trace]:
     """Whole laps of the script, and a driver that does not get round."""
     return {
         "scripted": run_trial(Trial(scripted(VALIDATION[2]), Push()))[0],
-        "random": run_trial(Trial(Group((Drive(VALIDATION[2], "random", 500),)), Push()))[0],
+        "random": run_trial(Trial(DriveBatch((DriveTask(VALIDATION[2], "random", 500),)), Push()))[
+            0
+        ],
         "cut off": run_trial(Trial(scripted(VALIDATION[2], 300), Push()))[0],
     }
 
@@ -166,7 +168,7 @@ def trace_of(visited: list[int], steps: int, pushes: tuple[int, ...] = (), **out
     wheels = np.full(steps, 4)
     wheels[210:230] = 0
     return Trace(
-        Outcome(track=5, score=0.0, steps=steps, **facts),
+        DriveResult(track=5, score=0.0, steps=steps, **facts),
         np.arange(len(visited)) / 100,
         np.array(visited),
         np.arange(1.0, steps + 1),
@@ -283,7 +285,7 @@ def test_dreams_begin_with_the_memory_that_the_agent_had(agent: Agent) -> None:
         memories.append(jax.tree.map(lambda lanes: np.asarray(lanes)[0], agent.memory))
         actions.append(agent.act(frame))
     rows = np.array([0, 4, 8])
-    found = moments_of(agent.rnn, encode(agent.vae, frames), np.stack(actions), rows)
+    found = dream_states_at(agent.rnn, encode_frames(agent.vae, frames), np.stack(actions), rows)
     for place, row in enumerate(rows):
         np.testing.assert_allclose(found.memory.hidden[place], memories[row].hidden, atol=1e-5)
         np.testing.assert_allclose(found.memory.cell[place], memories[row].cell, atol=1e-5)
@@ -333,15 +335,15 @@ def test_the_film_shows_the_asked_seconds_at_true_speed(tmp_path: Path) -> None:
     shown = Replay(episode.frames, episode.frames[1:], episode.frames[21:], 20, *np.zeros((3, 120)))
     write_webp(tmp_path / "film.webp", episode, shown, seconds=1.0)
     with Image.open(tmp_path / "film.webp") as film:
-        assert film.n_frames == -(-FRAMES_PER_SECOND // PICTURE_EVERY)
+        assert film.n_frames == -(-FRAMES_PER_SECOND // WEBP_FRAME_STEP)
         film.load()
-        assert film.info["duration"] == 1000 * PICTURE_EVERY / FRAMES_PER_SECOND
+        assert film.info["duration"] == 1000 * WEBP_FRAME_STEP / FRAMES_PER_SECOND
         assert film.info["loop"] == 0
         film.seek(5)
         page = np.asarray(film.convert("RGB")).astype(int)
     first_row = page[22:25, :192].reshape(3, 64, 3, 3).mean((0, 2))
     # Noise compressed with loss: near on the whole, which another frame would not be.
-    real = episode.frames[21 + 5 * PICTURE_EVERY]
+    real = episode.frames[21 + 5 * WEBP_FRAME_STEP]
     assert np.abs(first_row - real[0]).mean() < 40
 
 

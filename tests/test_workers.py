@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from pebble import ProcessPool
 
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.runtime import default_workers
-from utils.sim.workers import ATTEMPTS, WORKER_ENVIRONMENT, run_tasks
+from utils.sim.workers import MAX_ATTEMPTS, WORKER_ENVIRONMENT, run_tasks
 
 ROOT = Path(__file__).parents[1]
 Task = tuple[int, str]  # a number, and a file or folder that workers leave their traces in
@@ -60,7 +60,7 @@ def hang_once(task: Task) -> int:
 
 
 def complain(task: Task) -> int:
-    raise Failure(f"task {task[0]} cannot be done")
+    raise UserError(f"task {task[0]} cannot be done")
 
 
 def surroundings(task: Task) -> dict[str, str | None]:
@@ -118,9 +118,9 @@ def test_a_worker_that_dies_is_replaced_and_its_task_redone(tmp_path: Path) -> N
 
 def test_a_task_whose_worker_always_dies_is_reported_by_name(tmp_path: Path) -> None:
     tasks = [(number, str(tmp_path)) for number in range(2)]
-    with pytest.raises(Failure, match=r"\(1, .*worker died or hung 3 times"):
+    with pytest.raises(UserError, match=r"\(1, .*worker died or hung 3 times"):
         list(run_tasks(die_always, tasks, workers=1))
-    assert len(attempts(tmp_path, 1)) == ATTEMPTS == 3
+    assert len(attempts(tmp_path, 1)) == MAX_ATTEMPTS == 3
 
 
 def test_a_worker_that_hangs_is_replaced_and_its_task_redone(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_task_redone(tmp_path: Path) -> 
 
 
 def test_what_a_task_raises_is_raised_here_and_not_tried_again(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="task 5 cannot be done"):
+    with pytest.raises(UserError, match="task 5 cannot be done"):
         list(run_tasks(complain, [(5, "")], workers=1))
 
 

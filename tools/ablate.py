@@ -26,7 +26,7 @@ import train_rnn
 from models.rnn import MDNRNN
 from utils import runtime
 from utils.io import checkpoints
-from utils.io.checkpoints import read_header, settings_of
+from utils.io.checkpoints import read_header, restore_settings
 from utils.io.files import locked, write_atomically
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers
@@ -60,10 +60,10 @@ def main(settings: Settings) -> None:
         elif settings.without != "asymmetric-loss":
             copy(agent.rnn, ablated.rnn)
     if settings.without == "asymmetric-loss":
-        learning = settings_of(header, train_rnn.Settings)
+        learning = restore_settings(header, train_rnn.Settings)
         learning |= {"steps": header.progress["step"], "optimism_penalty": 1.0}
         train_rnn.main(train_rnn.Settings(**{**learning, **folders}))
-    evolution = settings_of(read_header(agent.controller), train_dream.Settings)
+    evolution = restore_settings(read_header(agent.controller), train_dream.Settings)
     if settings.without in ("memory", "trained-memory"):
         evolution["unseen_units"] = header.sizes["hidden"]
     if settings.without == "real-validation":

@@ -25,18 +25,18 @@ import numpy as np
 
 from utils import runtime
 from utils.data.episodes import (
-    EPISODE_ARRAYS,
+    EPISODE_SCHEMA,
     FRAME_SHAPE,
-    Entry,
     Episode,
+    EpisodeFile,
     read_episode,
-    scan,
+    scan_files,
     write_episode,
 )
 from utils.data.splits import MODES
-from utils.errors import Failure
-from utils.io.files import locked, replacing
-from utils.io.npz import DamagedFile, SetAside
+from utils.errors import UserError
+from utils.io.files import atomic_replace, locked
+from utils.io.npz import CorruptFileError, CorruptFileLog
 from utils.runtime import progress
 from utils.settings import CommonSettings, parse, setting
 
@@ -62,12 +62,12 @@ FRAMES_A_CHUNK = 16  # compressed together: 200 kB, which HDF5 keeps in its cach
 
 
 def import_minari() -> ModuleType:
-    """Minari, or a Failure that says how to get it."""
+    """Minari, or a UserError that says how to get it."""
     try:
         import h5py  # noqa: F401
         import minari
     except ImportError as error:
-        raise Failure(f'{error.name} is missing: pip install "minari[hdf5]"') from error
+        raise UserError(f'{error.name} is missing: pip install "minari[hdf5]"') from error
     return minari
 
 
@@ -94,7 +94,7 @@ def main(settings: Settings) -> None:
     try:
         minari.dataset.minari_dataset.parse_dataset_id(settings.dataset)
     except ValueError as error:
-        raise Failure(f"--dataset {settings.dataset}: {error}") from error
+        raise UserError(f"--dataset {settings.dataset}: {error}") from error
     with locked(settings.data_dir):
         if settings.read:
             read_dataset(minari, settings, root)
@@ -107,10 +107,10 @@ def write_dataset(minari: ModuleType, settings: Settings, root: Path) -> None:
     """Write all episodes to a folder of its own, which becomes the dataset when it is whole."""
     final, partial = root / settings.dataset, root / ".export"
     if final.exists():
-        raise Failure(f"{final} exists already: choose another --dataset, as with -v1 at its end")
-    entries = scan(settings.data_dir / "rollouts", EPISODE_ARRAYS)
+        raise UserError(f"{final} exists already: choose another --dataset, as with -v1 at its end")
+    entries = scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA)
     if not entries:
-        raise Failure(f"no episodes in {settings.data_dir / 'rollouts'}: run collect_data.py")
+        raise UserError(f"no episodes in {settings.data_dir / 'rollouts'}: run collect_data.py")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     with datasets_in(partial), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Minari's, on authors and links
@@ -126,11 +126,11 @@ def write_dataset(minari: ModuleType, settings: Settings, root: Path) -> None:
         )
         with progress(len(entries), "episode") as bar:
 
-            def add(entry: Entry) -> None:
+            def add(entry: EpisodeFile) -> None:
                 add_episode(minari, dataset.storage, entry)
                 bar.update()
 
-            SetAside(len(entries), "not written").read_all(entries, add)
+            CorruptFileLog(len(entries), "not written").read_all(entries, add)
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(partial / settings.dataset, final)
     shutil.rmtree(partial)
@@ -138,7 +138,7 @@ def write_dataset(minari: ModuleType, settings: Settings, root: Path) -> None:
     print(f"{final}: {len(entries)} episodes, {size:.0f} MB")
 
 
-def add_episode(minari: ModuleType, storage: Any, entry: Entry) -> None:
+def add_episode(minari: ModuleType, storage: Any, entry: EpisodeFile) -> None:
     """Append an episode file to a dataset."""
     import h5py
 
@@ -179,17 +179,17 @@ def read_dataset(minari: ModuleType, settings: Settings, root: Path) -> None:
         with datasets_in(root):
             storage = minari.load_dataset(settings.dataset).storage
     except (OSError, ValueError, KeyError, AssertionError) as error:
-        raise Failure(f"{root / settings.dataset}: {error}") from error
+        raise UserError(f"{root / settings.dataset}: {error}") from error
     with progress(storage.total_episodes, "episode") as bar:
         for number in range(storage.total_episodes):
             try:
                 mode, episode = episode_of(storage, number)
                 keep(settings.data_dir / "rollouts" / mode / f"{episode.seed}.npz", episode)
-            except DamagedFile as error:
-                raise Failure(f"episode {number} of {settings.dataset}: {error}") from error
+            except CorruptFileError as error:
+                raise UserError(f"episode {number} of {settings.dataset}: {error}") from error
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = f"{type(error).__name__}: {error}"
-                raise Failure(
+                raise UserError(
                     f"episode {number} of {settings.dataset} is damaged, or not of this "
                     f"project: {reason}"
                 ) from error
@@ -217,11 +217,11 @@ def episode_of(storage: Any, number: int) -> tuple[str, Episode]:
 
 def keep(path: Path, episode: Episode) -> None:
     """Write an episode file whose contents come from outside: checked before it has its name."""
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         write_episode(temporary, episode)
         read_episode(temporary)
         if path.exists() and path.read_bytes() != temporary.read_bytes():
-            raise Failure(f"{path} is there already, and differs: choose another --data-dir")
+            raise UserError(f"{path} is there already, and differs: choose another --data-dir")
 
 
 if __name__ == "__main__":

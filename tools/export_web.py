@@ -33,14 +33,14 @@ from utils import runtime
 from utils.data.episodes import Episode
 from utils.data.splits import VALIDATION
 from utils.data.start_states import ZOOM_STEPS
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.io.files import locked, write_atomically, write_json
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import describe_device, progress
 from utils.settings import CommonSettings, parse, setting
-from utils.sim.agent import Agent, see
-from utils.sim.env import ENVIRONMENTS, MAX_STEPS, drive, make_environment
-from utils.sim.rollouts import Drive, make_driver
+from utils.sim.agent import Agent, encode
+from utils.sim.env import ENVIRONMENTS, MAX_STEPS, drive_episode, make_environment
+from utils.sim.rollouts import DriveTask, make_driver
 
 WEB = Path(__file__).parent / "web"
 MANIFEST = "dream.json"
@@ -93,11 +93,11 @@ class Bundle:
         self.sizes: dict[str, int] = {}
 
     def add(self, name: str, array: Any) -> None:
-        """Put a tensor into the weights file, as float16; Failure if it does not fit that."""
+        """Put a tensor into the weights file, as float16; UserError if it does not fit that."""
         with np.errstate(over="ignore"):
             halves = np.asarray(array, "<f2")
         if not np.isfinite(halves).all():
-            raise Failure(f"{name} has numbers that float16 cannot hold")
+            raise UserError(f"{name} has numbers that float16 cannot hold")
         offset = sum(h.size for h in self.halves)
         self.tensors[name] = {"shape": halves.shape, "offset": offset}
         self.halves.append(halves)
@@ -138,7 +138,7 @@ def main(settings: Settings) -> None:
     files = find_agent(settings.run_dir, "tools.export_web")
     agent = Agent.load(files)
     if (output / "index.html").exists() and not (output / MANIFEST).exists():
-        raise Failure(f"{output} has an index.html that is no dream's: give another --output-dir")
+        raise UserError(f"{output} has an index.html that is no dream's: give another --output-dir")
     with locked(output):
         recordings = record(settings, agent, files)
         export(output, agent, files, recordings, settings.starts)
@@ -152,8 +152,8 @@ def record(settings: Settings, agent: Agent, files: AgentFiles) -> list[Recordin
     environment = make_environment(settings.env)
     with progress(len(DRIVERS), "episode", label="driving") as bar:
         for track, (mode, title) in zip(VALIDATION, DRIVERS, strict=False):
-            task = Drive(track, mode, settings.steps, seed=settings.seed, agent=files)
-            episode = drive(environment, make_driver(task), track, settings.steps, {})
+            task = DriveTask(track, mode, settings.steps, seed=settings.seed, agent=files)
+            episode = drive_episode(environment, make_driver(task), track, settings.steps, {})
             recordings.append(meet(agent, title, episode))
             bar.update()
     environment.close()
@@ -162,7 +162,7 @@ def record(settings: Settings, agent: Agent, files: AgentFiles) -> list[Recordin
 
 def meet(agent: Agent, title: str, episode: Episode) -> Recording:
     """What V sees of an episode, and what M remembers before each of its steps."""
-    mu = np.stack([see(agent.vae, frame) for frame in episode.frames])
+    mu = np.stack([encode(agent.vae, frame) for frame in episode.frames])
     states = eqx.filter_jit(states_before)(agent.rnn, mu[:-1], jnp.asarray(episode.actions))
     return Recording(title, episode, mu, np.asarray(states.hidden), np.asarray(states.cell))
 

@@ -22,12 +22,12 @@ import train_dream
 import train_rnn
 from utils import runtime
 from utils.data.splits import VALIDATION
-from utils.io.checkpoints import read_header, settings_of
+from utils.io.checkpoints import read_header, restore_settings
 from utils.io.files import Metrics, locked, read_metrics, write_json
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers
 from utils.settings import CommonSettings, parse, setting
-from utils.viz.figures import curves
+from utils.viz.figures import plot_curves
 
 SCORE_TRACKS = VALIDATION[10_000:]  # train_dream.py chooses by the first ones
 
@@ -80,8 +80,8 @@ def learn(settings: Settings, number: int) -> None:
         ):
             run(settings, collect_data, mode=mode, episodes=episodes, workers=settings.workers)
         run(settings, process_data)
-    run(settings, train_rnn, **settings_of(read_header(agent.rnn), train_rnn.Settings))
-    evolution = settings_of(read_header(agent.controller), train_dream.Settings)
+    run(settings, train_rnn, **restore_settings(read_header(agent.rnn), train_rnn.Settings))
+    evolution = restore_settings(read_header(agent.controller), train_dream.Settings)
     run(settings, train_dream, **evolution, workers=settings.workers)
 
 
@@ -123,7 +123,7 @@ def report(settings: Settings, records: list[dict[str, Any]]) -> None:
         "real score, mean and 95% interval": ("mean", "low", "high"),
         "return in the dream of that round": ("judged",),
     }
-    curves(settings.run_dir / "rounds.png", records, panels, xlabel="round")
+    plot_curves(settings.run_dir / "rounds.png", records, panels, xlabel="round")
     for record in records:
         print(
             f"round {record['step']}: {record['mean']:.0f} ({record['low']:.0f} … "

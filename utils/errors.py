@@ -1,5 +1,5 @@
 """The error that a user can act on."""
 
 
-class Failure(Exception):
+class UserError(Exception):
     """Something a user can act on: one plain line that names the file or the step."""

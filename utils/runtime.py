@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.settings import SettingsT
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoReturn:
     """Run `main(settings)` and exit with the code that fits how it ended."""
     signal.signal(signal.SIGTERM, _terminate)
-    keep_freed_memory()
-    keep_float32()
+    configure_malloc()
+    configure_matmul_precision()
     code, message = 0, ""
     try:
         main(settings)
@@ -34,7 +34,7 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         interrupted = 130, "interrupted; the same command goes on from where it was"
         code, message = (stop.code, "") if isinstance(stop, SystemExit) else interrupted
-    except (Failure, OSError, MemoryError) as error:
+    except (UserError, OSError, MemoryError) as error:
         if settings.debug:
             raise
         code, message = 1, _plain(error)
@@ -52,7 +52,7 @@ def program_name() -> str:
     return ".".join(part for part in parts if part != "__main__")
 
 
-def keep_freed_memory() -> None:
+def configure_malloc() -> None:
     """Let the C library keep what is freed for what is allocated next, where it is glibc.
 
     XLA allocates the working memory of a step anew at every step. glibc gives such blocks back to
@@ -67,7 +67,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-def keep_float32() -> None:
+def configure_matmul_precision() -> None:
     """Have a GPU multiply float32 as float32: by default it rounds to TF32's ten bits.
 
     The models are held equal to float64 references within float32. Without effect on a CPU.

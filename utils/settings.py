@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-PRESETS = ("quick", "laptop", "paper")
+PRESET_NAMES = ("quick", "laptop", "paper")
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
@@ -48,7 +48,7 @@ def parse(
     preset_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     preset_parser.add_argument(
         "--preset",
-        choices=PRESETS,
+        choices=PRESET_NAMES,
         default="laptop",
         help="sizes: a first taste, some hours of a laptop, or the paper's (default: laptop)",
     )

@@ -28,12 +28,12 @@ from hostile_files import (
     small_episode,
 )
 
-from utils.data.episodes import EPISODE_ARRAYS, latent_arrays
+from utils.data.episodes import EPISODE_SCHEMA, latent_schema
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 from utils.io.npz import write_arrays
 
-CONTRACTS = {"episode": EPISODE_ARRAYS, "latent": latent_arrays(LATENT)}
+CONTRACTS = {"episode": EPISODE_SCHEMA, "latent": latent_schema(LATENT)}
 Damage = Callable[[Path, np.random.Generator], None]
 HEADER = Header("rnn", {"latent": 2}, {}, {}, {"step": 3, "first": 0, "continued_from": ""})
 

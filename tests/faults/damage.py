@@ -13,7 +13,7 @@ from faults.references import assert_same, files_in, prepare, reference, scratch
 from faults.stages import TRAININGS, finish
 from faults.trials import Suite, Trial
 from models.vae import LATENT
-from utils.data.episodes import EPISODE_ARRAYS, scan, scan_latents
+from utils.data.episodes import EPISODE_SCHEMA, scan_files, scan_latents
 from utils.io.checkpoints import load_vae
 from utils.io.files import LOCK_NAME, TIMES_NAME, sha256_of
 
@@ -117,7 +117,7 @@ def is_found_by_scan(folder: Path, kind: str) -> bool:
     with contextlib.redirect_stderr(None):
         if kind == "latents":
             return len(scan_latents(folder.parent, LATENT)) == 4
-        return len(scan(folder, EPISODE_ARRAYS)) == 4
+        return len(scan_files(folder, EPISODE_SCHEMA)) == 4
 
 
 def too_many(suite: Suite, rng: np.random.Generator, stage: str, folder: str) -> None:

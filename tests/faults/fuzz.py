@@ -114,7 +114,7 @@ def main() -> None:
         pass
     from faults import corpus
     from faults.guard import guarded
-    from utils.errors import Failure
+    from utils.errors import UserError
 
     target, arguments = sys.argv[1], [sys.argv[0], *sys.argv[2:]]
     kind = target.split()[0]
@@ -150,7 +150,7 @@ def main() -> None:
         try:
             with guarded():
                 found = corpus.read(path, kind)
-        except Failure as failure:
+        except UserError as failure:
             assert str(path) in str(failure) and "\n" not in str(failure)
             return
         # Other numbers than ours, perhaps, where the checksums are right; but of the right kind.

@@ -1,7 +1,7 @@
 """What goes wrong inside a script: each function returns an `inject(script)` for `stages.start`.
 
 Nothing here is known to the scripts. What must go wrong in a worker reaches it by its environment
-and by `drive`, which takes the place of `utils.sim.rollouts.run_drives`.
+and by `drive`, which takes the place of `utils.sim.rollouts.run_batch`.
 """
 
 import builtins
@@ -21,7 +21,7 @@ import utils.io.files
 import utils.sim.rollouts
 import utils.sim.workers
 from faults.trials import NotTried
-from utils.sim.rollouts import Group, Outcome, run_drives
+from utils.sim.rollouts import DriveBatch, DriveResult, run_batch
 
 Inject = Callable[[Any], object]
 WORKER_ORDERS = "FAULTS_WORKER"  # environment variable: what a worker is to do, and with which file
@@ -57,11 +57,11 @@ def at_writes(action: Callable[[int, Any], Any]) -> None:
 def orders_to_workers(orders: str) -> None:
     """Have the workers call `drive` with these orders."""
     os.environ[WORKER_ORDERS] = orders
-    utils.sim.rollouts.run_drives = drive
+    utils.sim.rollouts.run_batch = drive
 
 
-def drive(group: Group) -> list[Outcome]:
-    """What a worker does in place of `run_drives`."""
+def drive(group: DriveBatch) -> list[DriveResult]:
+    """What a worker does in place of `run_batch`."""
     order, number, path = os.environ[WORKER_ORDERS].split(" ", 2)
     if order == "count":
         at_renames(lambda _, moment, target: moment == "before" and note(path, f"worker {target}"))
@@ -72,7 +72,7 @@ def drive(group: Group) -> list[Outcome]:
         os.kill(os.getpid(), signal.SIGKILL)
     elif order == "hang" and note(path, "hung") == 1:
         time.sleep(3600)
-    return run_drives(group)
+    return run_batch(group)
 
 
 def note(path: str, text: str) -> int:

@@ -17,7 +17,7 @@ from faults.corpus import CONTRACTS
 from faults.guard import guarded, in_time
 from faults.references import scratch
 from faults.trials import Suite, Trial
-from utils.errors import Failure
+from utils.errors import UserError
 
 
 def trials(suite: Suite) -> Iterator[Trial]:
@@ -36,7 +36,7 @@ def read_damaged(path: Path, kind: str, sound: Any) -> str:
     with in_time(), guarded():
         try:
             found = corpus.read(path, kind)
-        except Failure as failure:
+        except UserError as failure:
             said = str(failure)
             assert str(path) in said and "\n" not in said and len(said) < 1000, said
             return said

@@ -13,7 +13,7 @@ from faults.inject import Inject
 from faults.references import prepare, reference, scratch
 from faults.stages import finish
 from faults.trials import Suite, Trial
-from utils.data.episodes import Episode, episode_rows, write_episode
+from utils.data.episodes import Episode, step_arrays, write_episode
 from utils.io.files import sha256_of
 from utils.io.npz import write_arrays
 
@@ -140,5 +140,5 @@ def write_large_data(folder: Path, count: int, rng: np.random.Generator, frames:
             write_episode(folder / "data" / "rollouts" / "random" / f"{seed}.npz", episode)
             continue
         mu, logvar = rng.standard_normal((2, STEPS + 1, 32), np.float32)
-        arrays = {"mu": mu, "logvar": logvar, **episode_rows(episode, origin)}
+        arrays = {"mu": mu, "logvar": logvar, **step_arrays(episode, origin)}
         write_arrays(folder / "data" / "latents" / "random" / f"{seed}.npz", arrays)

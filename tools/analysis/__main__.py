@@ -41,7 +41,7 @@ from tools.analysis.trace import WINDOW, Push, Trace, Trial, run_trial
 from utils import runtime
 from utils.data.episodes import read_episode
 from utils.data.splits import VALIDATION
-from utils.data.start_states import moments_of
+from utils.data.start_states import dream_states_at
 from utils.io.checkpoints import read_header
 from utils.io.files import locked, timed, write_json
 from utils.io.run_folder import AgentFiles, find_agent
@@ -49,9 +49,9 @@ from utils.runtime import default_workers, describe_device, progress
 from utils.settings import CommonSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import Drive, group_drives, versions
+from utils.sim.rollouts import DriveTask, batch_tasks, package_versions
 from utils.sim.workers import run_tasks
-from utils.viz.video import encode, replay, write_webp
+from utils.viz.video import encode_frames, replay, write_webp
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,10 @@ def main(settings: Settings) -> None:
     files = find_agent(settings.run_dir, "tools.analysis")
     agent = Agent.load(files)
     with locked(output), timed(output, "study_agent"):
-        study: dict[str, Any] = {"versions": versions("jax", "equinox"), "files": files.sha256()}
+        study: dict[str, Any] = {
+            "versions": package_versions("jax", "equinox"),
+            "files": files.sha256(),
+        }
         study["tracks"] = list(TRACKS[: settings.episodes])
         driven = drive_all_ways(settings, "on-policy", files, output)
         study["agent"] = {"driver": "agent", **summarise(driven)}
@@ -117,7 +120,7 @@ def drive_all_ways(
     trials = []
     for push in PUSHES:
         tasks = [
-            Drive(
+            DriveTask(
                 track,
                 driver,
                 settings.max_steps,
@@ -129,7 +132,7 @@ def drive_all_ways(
             )
             for track in TRACKS[: settings.episodes]
         ]
-        trials += [Trial(group, push) for group in group_drives(tasks, settings.workers)]
+        trials += [Trial(group, push) for group in batch_tasks(tasks, settings.workers)]
     traces: dict[Push, list[Trace]] = {push: [] for push in PUSHES}
     with progress(len(PUSHES) * settings.episodes, "episode", label=driver) as bar:
         for trial, done in run_tasks(run_trial, trials, min(settings.workers, len(trials))):
@@ -174,8 +177,8 @@ def compare_dreams(
         # Padded to one length: one compilation. What comes after a moment does not matter to it.
         padding = ((0, settings.max_steps - steps), (0, 0))
         frames = np.pad(episode.frames[:-1], (*padding, (0, 0), (0, 0)))
-        z, actions = encode(agent.vae, frames), np.pad(episode.actions, padding)
-        starts.append(moments_of(agent.rnn, z, actions, moments))
+        z, actions = encode_frames(agent.vae, frames), np.pad(episode.actions, padding)
+        starts.append(dream_states_at(agent.rnn, z, actions, moments))
         for step in moments.tolist():
             real, lost = real_return(episode, step, settings.horizon)
             rows.append({"track": trace.outcome.track, "step": step, "real": real, "lost": lost})

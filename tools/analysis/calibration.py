@@ -19,7 +19,7 @@ from tools.analysis.score_breakdown import is_lap_driven
 from tools.analysis.trace import Trace
 from utils.data.episodes import Episode
 from utils.data.start_states import ZOOM_STEPS
-from utils.data.targets import failures
+from utils.data.targets import failed_steps
 from utils.viz.figures import save_figure
 
 LAP_END = 10  # tiles before the end of a lap, where a dream would go on and the real road ends
@@ -59,7 +59,7 @@ def real_return(episode: Episode, step: int, horizon: int) -> tuple[float, bool]
 
     A drive that is lost ends there, for FAILURE_REWARD: where M's end head was told so.
     """
-    lost = failures(episode.rewards, episode.terminated & (not episode.lap_finished))
+    lost = failed_steps(episode.rewards, episode.terminated & (not episode.lap_finished))
     lost_here = np.flatnonzero(lost[step : step + horizon])
     if not len(lost_here):
         return float(episode.rewards[step : step + horizon].sum()), False
@@ -76,7 +76,7 @@ def moments_to_dream_from(
         end = int(late[late > ZOOM_STEPS].min(initial=steps))
     elif trace.outcome.left_playfield:
         end += horizon  # nothing can come any more: that is known
-    lost = failures(episode.rewards, episode.terminated & (not episode.lap_finished))
+    lost = failed_steps(episode.rewards, episode.terminated & (not episode.lap_finished))
     usable = np.flatnonzero(~lost[: max(0, end - horizon + 1)])
     usable = usable[usable >= min(ZOOM_STEPS, steps // 2)]
     return np.sort(rng.choice(usable, min(count, len(usable)), replace=False))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from tools.analysis.trace import UNITS, WINDOW, Push, Trace
-from utils.data.targets import PATIENCE
+from utils.data.targets import NO_TILE_STEPS
 from utils.sim.policies import Centerline
 from utils.viz.figures import save_figure
 
@@ -40,10 +40,10 @@ def is_lap_driven(trace: Trace) -> bool:
 def lost_at(trace: Trace) -> int | None:
     """The tile where the drive was lost for good, None if it was not.
 
-    It is the last one that was new, if the car left the playfield or had PATIENCE steps for more.
+    It is the last new one, if the car left the playfield or had NO_TILE_STEPS steps for more.
     """
     quiet = trace.outcome.steps - trace.visited.max()
-    ended = trace.outcome.left_playfield or quiet > PATIENCE
+    ended = trace.outcome.left_playfield or quiet > NO_TILE_STEPS
     return last_new_tile(trace) if ended and not is_lap_driven(trace) else None
 
 

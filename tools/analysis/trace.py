@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 
 from utils.sim import rollouts as driving
-from utils.sim.rollouts import Drive, Group, Outcome
+from utils.sim.rollouts import DriveBatch, DriveResult, DriveTask
 
 REACH = 3  # tiles to either side that a curvature is measured over: 21 units in all
 WINDOW = 150  # steps after a push, 3 s, in which the drive has to go on
@@ -49,7 +49,7 @@ class Push:
 class Trace:
     """What was witnessed of a drive of T steps on a track of N tiles."""
 
-    outcome: Outcome
+    outcome: DriveResult
     curvature: np.ndarray  # float (N), 1/unit, of the centre line at each tile
     visited: np.ndarray  # int (N), steps done when the tile was visited, −1 if it never was
     speed: np.ndarray  # float (T), units/s after each step
@@ -129,7 +129,7 @@ class Witness(gymnasium.Wrapper):
             and self.newest < len(self.visited) - LAP_END
         )
 
-    def trace(self, outcome: Outcome) -> Trace:
+    def trace(self, outcome: DriveResult) -> Trace:
         """What was witnessed since the last reset."""
         return Trace(
             outcome,
@@ -145,7 +145,7 @@ class Witness(gymnasium.Wrapper):
 class Trial:
     """Drives that one process does under the same push."""
 
-    group: Group
+    group: DriveBatch
     push: Push
 
     def __str__(self) -> str:
@@ -156,13 +156,13 @@ def run_trial(trial: Trial) -> list[Trace]:
     """Drive the episodes of a trial, write the files that are asked for; traces in order."""
     witnesses: dict[int, Witness] = {}
 
-    def watch(task: Drive, environment: gymnasium.Env) -> Witness:
+    def watch(task: DriveTask, environment: gymnasium.Env) -> Witness:
         rng = np.random.default_rng([task.seed, task.track])
         witnesses[task.track] = Witness(environment, trial.push, task.max_steps, rng)
         return witnesses[task.track]
 
     traces = {
-        task.track: witnesses[task.track].trace(driving.conclude(task, episode))
-        for task, episode in driving.drive_group(trial.group, watch)
+        task.track: witnesses[task.track].trace(driving.save_result(task, episode))
+        for task, episode in driving.drive_batch(trial.group, watch)
     }
-    return [traces[task.track] for task in trial.group.drives]
+    return [traces[task.track] for task in trial.group.tasks]

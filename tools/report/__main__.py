@@ -19,7 +19,7 @@ from tools.report.page import page
 from tools.report.provenance import costs, data, model_settings
 from tools.report.run_record import RunRecord
 from utils import runtime
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.io.files import write_atomically
 from utils.settings import CommonSettings, parse, setting
 
@@ -40,7 +40,7 @@ SECTIONS = (glance, drive, scores, dreams, evolution, memory, vision, data, mode
 def main(settings: Settings) -> None:
     """Read the run, write the page."""
     if not settings.run_dir.is_dir():
-        raise Failure(f"{settings.run_dir} is missing: run the six scripts, or name --run-dir")
+        raise UserError(f"{settings.run_dir} is missing: run the six scripts, or name --run-dir")
     run = RunRecord.load(settings.run_dir, settings.data_dir, settings.video_mb)
     day = datetime.date.today().strftime("%-d %B %Y")
     text = page(

@@ -19,7 +19,7 @@ from tools.report.page import (
 )
 from tools.report.run_record import RunRecord
 from utils.data.episodes import Episode, read_episode
-from utils.data.frames import spread_frames
+from utils.data.frames import evenly_spaced_frames
 from utils.data.splits import MODES
 from utils.viz.figures import to_uint8
 from utils.viz.video import FRAMES_PER_SECOND, replay
@@ -148,7 +148,7 @@ def vision(run: RunRecord) -> Section:
         _, vae = run.models["vae"]
         chosen = held_out[:: -(-len(held_out) // SHOWN_FRAMES)]
         # The fifth of every nine: moments of driving, not the first frames, which are all alike.
-        frames = spread_frames(chosen, 9 * SHOWN_FRAMES)[4::9]
+        frames = evenly_spaced_frames(chosen, 9 * SHOWN_FRAMES)[4::9]
         mu, _ = jax.vmap(vae.encode)(frames)
         rows = {"Real": frames, "Drawn again": to_uint8(jax.vmap(vae.decode)(mu))}
         pieces.append(strips(rows, [], "Frames of drives that V never learned from"))

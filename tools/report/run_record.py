@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.data.episodes import EPISODE_ARRAYS, Entry, scan
-from utils.errors import Failure
+from utils.data.episodes import EPISODE_SCHEMA, EpisodeFile, scan_files
+from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 from utils.io.files import TIMES_NAME, read_metrics, read_records
@@ -23,7 +23,7 @@ LOADERS = {
 class Drive:
     """An episode file without its frames."""
 
-    entry: Entry
+    entry: EpisodeFile
     score: float
     lap_finished: bool
     left_playfield: bool
@@ -52,10 +52,10 @@ class RunRecord:
 
     @classmethod
     def load(cls, folder: Path, data_dir: Path, video_mb: float) -> "RunRecord":
-        """Read everything that exists. Raises Failure on what is damaged."""
+        """Read everything that exists. Raises UserError on what is damaged."""
         paths = {name: folder / f"{name}.eqx" for name in LOADERS}
         models = {name: LOADERS[name](path) for name, path in paths.items() if path.exists()}
-        entries = scan(data_dir / "rollouts", EPISODE_ARRAYS)
+        entries = scan_files(data_dir / "rollouts", EPISODE_SCHEMA)
         drives = [_drive_of(entry) for entry in entries]
         return cls(folder, data_dir, models, drives, _read_evaluation(folder), video_mb)
 
@@ -75,8 +75,8 @@ class RunRecord:
         return _stage_times(records)
 
 
-def _drive_of(entry: Entry) -> Drive:
-    arrays = read_arrays(entry.path, EPISODE_ARRAYS, ("rewards", "terminated", "lap_finished"))
+def _drive_of(entry: EpisodeFile) -> Drive:
+    arrays = read_arrays(entry.path, EPISODE_SCHEMA, ("rewards", "terminated", "lap_finished"))
     lap_finished = bool(arrays["lap_finished"])
     return Drive(
         entry=entry,
@@ -93,7 +93,7 @@ def _read_evaluation(folder: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise Failure(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is damaged: {error}") from error
 
 
 def _stage_times(records: list[dict[str, Any]]) -> dict[str, StageTime]:

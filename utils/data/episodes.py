@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 
 from utils.data.splits import MODES, is_held_out
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.io.npz import (
-    TOLERATED_DAMAGE,
-    DamagedFile,
-    SetAside,
+    MAX_CORRUPT_SHARE,
+    CorruptFileError,
+    CorruptFileLog,
     Shape,
-    _fingerprint,
-    _reason,
+    describe_error,
+    fingerprint_of,
     read_arrays,
     write_arrays,
 )
 
 FRAME_SHAPE = (64, 64, 3)
-STEP_ARRAYS: dict[str, tuple[str, Shape]] = {
+STEP_SCHEMA: dict[str, tuple[str, Shape]] = {
     "actions": ("float32", ("T", 3)),
     "rewards": ("float32", ("T",)),
     "terminated": ("bool", ("T",)),
@@ -33,9 +33,9 @@ STEP_ARRAYS: dict[str, tuple[str, Shape]] = {
     "seed": ("int64", ()),
     "provenance": ("str", ()),  # JSON: mode, settings, agent, environment, versions
 }
-EPISODE_ARRAYS: dict[str, tuple[str, Shape]] = {
+EPISODE_SCHEMA: dict[str, tuple[str, Shape]] = {
     "frames": ("uint8", ("T+1", *FRAME_SHAPE)),
-    **STEP_ARRAYS,
+    **STEP_SCHEMA,
 }
 
 
@@ -58,12 +58,12 @@ class Episode:
         return float(np.sum(self.rewards, dtype=np.float64))
 
 
-def latent_arrays(latent: int) -> dict[str, tuple[str, Shape]]:
+def latent_schema(latent: int) -> dict[str, tuple[str, Shape]]:
     """The arrays of a latent file for `latent` dimensions."""
     return {
         "mu": ("float32", ("T+1", latent)),
         "logvar": ("float32", ("T+1", latent)),
-        **STEP_ARRAYS,
+        **STEP_SCHEMA,
     }
 
 
@@ -73,12 +73,12 @@ def write_episode(path: Path, episode: Episode) -> None:
         path,
         {
             "frames": episode.frames,
-            **episode_rows(episode),
+            **step_arrays(episode),
         },
     )
 
 
-def episode_rows(episode: Episode, origin: Mapping[str, str] | None = None) -> dict[str, Any]:
+def step_arrays(episode: Episode, origin: Mapping[str, str] | None = None) -> dict[str, Any]:
     """All arrays of an episode but its frames, by their names on file.
 
     `origin` is added to the provenance: what a latent file was made from.
@@ -96,11 +96,11 @@ def episode_rows(episode: Episode, origin: Mapping[str, str] | None = None) -> d
 
 
 def read_episode(path: Path) -> Episode:
-    """Read and check an episode file. Raises DamagedFile."""
-    arrays = read_arrays(path, EPISODE_ARRAYS)
+    """Read and check an episode file. Raises CorruptFileError."""
+    arrays = read_arrays(path, EPISODE_SCHEMA)
     rows = np.abs(arrays["actions"])
     if (rows > 1).any() or (arrays["actions"][:, 1:] < 0).any():
-        raise DamagedFile(path, "actions: outside the action space")
+        raise CorruptFileError(path, "actions: outside the action space")
     return Episode(
         frames=arrays["frames"],
         actions=arrays["actions"],
@@ -117,14 +117,14 @@ def _parse_provenance(path: Path, text: np.ndarray) -> dict[str, Any]:
     try:
         provenance = json.loads(str(text))
     except (ValueError, RecursionError) as error:
-        raise DamagedFile(path, f"provenance: {_reason(error)}") from error
+        raise CorruptFileError(path, f"provenance: {describe_error(error)}") from error
     if not isinstance(provenance, dict):
-        raise DamagedFile(path, "provenance: not a JSON object")
+        raise CorruptFileError(path, "provenance: not a JSON object")
     return provenance
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class EpisodeFile:
     """What a scan knows of a file without reading its large arrays."""
 
     path: Path
@@ -142,36 +142,36 @@ class Entry:
     def read(
         self, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """`read_arrays` of the very file that was scanned. Raises DamagedFile."""
+        """`read_arrays` of the very file that was scanned. Raises CorruptFileError."""
         return read_arrays(self.path, contract, names, self.fingerprint)
 
 
-def scan(
+def scan_files(
     folder: Path,
     contract: Mapping[str, tuple[str, Shape]],
     names: Iterable[str] | None = ("seed", "provenance", "rewards"),
-    tolerated: float = TOLERATED_DAMAGE,
-) -> list[Entry]:
+    tolerated: float = MAX_CORRUPT_SHARE,
+) -> list[EpisodeFile]:
     """The trustworthy files of `folder`/<mode>/<seed>.npz, in order of mode and seed.
 
     Of each file the zip directory and the arrays `names` (None: all) are read. Damaged files are
-    named on stderr and left out; more than the `tolerated` share of them is a Failure.
+    named on stderr and left out; more than the `tolerated` share of them is a UserError.
     """
     paths = [path for mode in MODES for path in sorted((folder / mode).glob("[!.]*.npz"))]
-    aside = SetAside(len(paths), "left out", tolerated)
+    aside = CorruptFileLog(len(paths), "left out", tolerated)
     return aside.read_all(paths, lambda path: _entry(path, contract, names))
 
 
 def _entry(
     path: Path, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None
-) -> Entry:
+) -> EpisodeFile:
     arrays = read_arrays(path, contract, names)
     seed = int(arrays["seed"])
     if path.stem != str(seed):
-        raise DamagedFile(path, f"seed: {seed} in a file of another name")
+        raise CorruptFileError(path, f"seed: {seed} in a file of another name")
     with zipfile.ZipFile(path) as archive:
-        fingerprint = _fingerprint(archive)
-    return Entry(
+        fingerprint = fingerprint_of(archive)
+    return EpisodeFile(
         path=path,
         mode=path.parent.name,
         seed=seed,
@@ -181,25 +181,27 @@ def _entry(
     )
 
 
-def scan_latents(data_dir: Path, latent: int, tolerated: float = TOLERATED_DAMAGE) -> list[Entry]:
-    """`scan` for latent files, which are small: every array of them is read and checked."""
-    return scan(data_dir / "latents", latent_arrays(latent), None, tolerated)
+def scan_latents(
+    data_dir: Path, latent: int, tolerated: float = MAX_CORRUPT_SHARE
+) -> list[EpisodeFile]:
+    """`scan_files` for latent files, which are small: every array of them is read and checked."""
+    return scan_files(data_dir / "latents", latent_schema(latent), None, tolerated)
 
 
-def dataset_fingerprint(entries: Iterable[Entry]) -> str:
+def dataset_fingerprint(entries: Iterable[EpisodeFile]) -> str:
     """Hex sha256 of a set of files: which there are, and every byte in them."""
     lines = sorted(f"{entry.mode}/{entry.seed}/{entry.fingerprint}" for entry in entries)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def find_latents(data_dir: Path, latent: int, vae_sha256: str) -> list[Entry]:
-    """The latent files of `data_dir`; Failure if there are none, or if some are another VAE's."""
+def find_latents(data_dir: Path, latent: int, vae_sha256: str) -> list[EpisodeFile]:
+    """The latent files of `data_dir`; UserError if there are none, or if some are another VAE's."""
     entries = scan_latents(data_dir, latent)
     if not entries:
-        raise Failure(f"no latents in {data_dir / 'latents'}: run process_data.py")
+        raise UserError(f"no latents in {data_dir / 'latents'}: run process_data.py")
     stale = [entry for entry in entries if entry.provenance.get("vae") != vae_sha256]
     if stale:
-        raise Failure(
+        raise UserError(
             f"{len(stale)} latent files are of another VAE, as {stale[0].path}: run process_data.py"
         )
     return entries

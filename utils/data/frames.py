@@ -12,44 +12,44 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from utils.data.episodes import EPISODE_ARRAYS, FRAME_SHAPE, Entry
+from utils.data.episodes import EPISODE_SCHEMA, FRAME_SHAPE, EpisodeFile
 from utils.data.prefetch import read_ahead
-from utils.errors import Failure
-from utils.io.npz import SetAside
+from utils.errors import UserError
+from utils.io.npz import CorruptFileLog
 
 SHARD_FRAMES = 20_000  # 250 MB of frames, some twenty episodes: mixed enough for V
 
 
-def shards_of(entries: Sequence[Entry], seed: int) -> Iterator[list[Entry]]:
+def shuffled_shards(entries: Sequence[EpisodeFile], seed: int) -> Iterator[list[EpisodeFile]]:
     """Endless shards: each epoch, every episode once, in another order."""
     for epoch in itertools.count():
         order = np.random.default_rng([seed, epoch]).permutation(len(entries))
-        shard: list[Entry] = []
+        shard: list[EpisodeFile] = []
         for index in order:
             shard.append(entries[index])
-            if frames_in(shard) >= SHARD_FRAMES:
+            if count_frames(shard) >= SHARD_FRAMES:
                 yield shard
                 shard = []
         if shard:
             yield shard
 
 
-def frames_in(shard: Sequence[Entry]) -> int:
+def count_frames(shard: Sequence[EpisodeFile]) -> int:
     """How many frames the episodes of a shard hold."""
     return sum(entry.steps + 1 for entry in shard)
 
 
-def read_frames(entry: Entry) -> np.ndarray:
-    """Frames of an episode, uint8 (T+1, 64, 64, 3). Raises DamagedFile."""
-    return entry.read(EPISODE_ARRAYS, ("frames",))["frames"]
+def read_frames(entry: EpisodeFile) -> np.ndarray:
+    """Frames of an episode, uint8 (T+1, 64, 64, 3). Raises CorruptFileError."""
+    return entry.read(EPISODE_SCHEMA, ("frames",))["frames"]
 
 
-def read_shard(shard: Sequence[Entry], aside: SetAside) -> np.ndarray:
+def read_shard(shard: Sequence[EpisodeFile], aside: CorruptFileLog) -> np.ndarray:
     """All frames of a shard, uint8 (n, 64, 64, 3), without those of damaged files."""
-    frames = np.empty((frames_in(shard), *FRAME_SHAPE), np.uint8)
+    frames = np.empty((count_frames(shard), *FRAME_SHAPE), np.uint8)
     reads, count = read_ahead(read_frames, shard), 0
 
-    def read(_: Entry) -> None:
+    def read(_: EpisodeFile) -> None:
         nonlocal count
         part = next(reads).result()
         frames[count : count + len(part)] = part
@@ -60,24 +60,26 @@ def read_shard(shard: Sequence[Entry], aside: SetAside) -> np.ndarray:
 
 
 def frame_batches(
-    entries: Sequence[Entry], batch: int, seed: int, start: int
+    entries: Sequence[EpisodeFile], batch: int, seed: int, start: int
 ) -> Iterator[np.ndarray]:
     """Endless batches, uint8 (batch, 64, 64, 3), from batch number `start` on."""
 
-    def batches_in(shard: list[Entry]) -> int:
-        return max(1, frames_in(shard) // batch)
+    def batches_in(shard: list[EpisodeFile]) -> int:
+        return max(1, count_frames(shard) // batch)
 
-    aside = SetAside(len(entries), "left out")
+    aside = CorruptFileLog(len(entries), "left out")
 
-    def read(shard: list[Entry]) -> np.ndarray:
+    def read(shard: list[EpisodeFile]) -> np.ndarray:
         frames = read_shard(shard, aside)
         # The last shard of an epoch may be one episode: if that is damaged, all others stand in.
-        frames = frames if len(frames) else spread_frames(entries, frames_in(shard), aside)
+        frames = (
+            frames if len(frames) else evenly_spaced_frames(entries, count_frames(shard), aside)
+        )
         if not len(frames):
-            raise Failure("no episode can be read")
+            raise UserError("no episode can be read")
         return frames
 
-    numbered = enumerate(shards_of(entries, seed))
+    numbered = enumerate(shuffled_shards(entries, seed))
     number, shard = next(numbered)
     while start >= batches_in(shard):
         start -= batches_in(shard)
@@ -86,7 +88,9 @@ def frame_batches(
         reading = reader.submit(read, shard)
         while True:
             frames, count = reading.result(), batches_in(shard)
-            order = np.random.default_rng([seed, number, len(shard)]).permutation(frames_in(shard))
+            order = np.random.default_rng([seed, number, len(shard)]).permutation(
+                count_frames(shard)
+            )
             number, shard = next(numbered)
             reading = reader.submit(read, shard)
             for position in range(start, count):
@@ -96,14 +100,14 @@ def frame_batches(
             start = 0
 
 
-def spread_frames(
-    entries: Sequence[Entry], count: int, aside: SetAside | None = None
+def evenly_spaced_frames(
+    entries: Sequence[EpisodeFile], count: int, aside: CorruptFileLog | None = None
 ) -> np.ndarray:
     """Up to `count` frames spread evenly over the episodes, uint8 (n, 64, 64, 3)."""
-    aside = aside or SetAside(len(entries), "left out")
+    aside = aside or CorruptFileLog(len(entries), "left out")
     each = -(-count // max(1, len(entries)))
 
-    def pick(entry: Entry) -> np.ndarray:
+    def pick(entry: EpisodeFile) -> np.ndarray:
         frames = read_frames(entry)
         return frames[np.linspace(0, len(frames) - 1, min(each, len(frames))).astype(int)]
 

@@ -11,7 +11,7 @@ from utils.runtime import default_workers
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-THREADS = min(16, default_workers())  # each may hold an episode of 12 MB
+READER_THREADS = min(16, default_workers())  # each may hold an episode of 12 MB
 
 
 def read_ahead(
@@ -19,8 +19,8 @@ def read_ahead(
 ) -> Iterator[Future[ResultT]]:
     """`read(item)` of every item, in order; THREADS of them are always under way."""
     waiting = iter(items)
-    with ThreadPoolExecutor(THREADS) as readers:
-        first = itertools.islice(waiting, THREADS)
+    with ThreadPoolExecutor(READER_THREADS) as readers:
+        first = itertools.islice(waiting, READER_THREADS)
         reading = collections.deque(readers.submit(read, item) for item in first)
         while reading:
             done = reading.popleft()

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from models.rnn import STEP_REWARD, Window
-from utils.data.episodes import Entry, latent_arrays
-from utils.data.prefetch import THREADS
-from utils.data.targets import failures, lap_steps, smooth_rewards
+from utils.data.episodes import EpisodeFile, latent_schema
+from utils.data.prefetch import READER_THREADS
+from utils.data.targets import failed_steps, lap_steps, smooth_rewards
 
 
 class LatentEpisode(NamedTuple):
@@ -27,7 +27,7 @@ class LatentEpisode(NamedTuple):
     logvar: np.ndarray  # float32 (T+1, latent)
     actions: np.ndarray  # float32 (T, 3)
     rewards: np.ndarray  # float32 (T), points, smoothed
-    failed: np.ndarray  # bool (T), as `failures` says
+    failed: np.ndarray  # bool (T), as `failed_steps` says
 
 
 class Batch(NamedTuple):
@@ -37,9 +37,9 @@ class Batch(NamedTuple):
     resets: np.ndarray  # bool (lanes): this window begins an episode, its state is zero
 
 
-def read_latents(entry: Entry, latent: int, smoothing: int) -> LatentEpisode:
-    """Read a latent file, but for what comes after a whole lap. Raises DamagedFile."""
-    arrays = entry.read(latent_arrays(latent))
+def read_latent_episode(entry: EpisodeFile, latent: int, smoothing: int) -> LatentEpisode:
+    """Read a latent file, but for what comes after a whole lap. Raises CorruptFileError."""
+    arrays = entry.read(latent_schema(latent))
     steps = lap_steps(arrays["rewards"])
     rewards = arrays["rewards"][:steps]
     left = (arrays["terminated"] & ~arrays["lap_finished"])[:steps]
@@ -49,11 +49,11 @@ def read_latents(entry: Entry, latent: int, smoothing: int) -> LatentEpisode:
         actions=arrays["actions"][:steps],
         # The −100 of leaving the playfield belongs to the end head.
         rewards=smooth_rewards(np.maximum(rewards, STEP_REWARD), smoothing),
-        failed=failures(rewards, left),
+        failed=failed_steps(rewards, left),
     )
 
 
-def window_of(episode: LatentEpisode, start: int, length: int) -> Window:
+def cut_window(episode: LatentEpisode, start: int, length: int) -> Window:
     """Rows start … start + length − 1 of an episode, padded with zeros after its end."""
     stop = min(start + length, len(episode.actions))
 
@@ -109,11 +109,11 @@ def window_batches(
     episodes: dict[int, Future[LatentEpisode]] = {}
 
     def build(lanes: list[tuple[Future[LatentEpisode], int]]) -> Batch:
-        windows = [window_of(episode.result(), row, length) for episode, row in lanes]
+        windows = [cut_window(episode.result(), row, length) for episode, row in lanes]
         resets = np.array([row == 0 for _, row in lanes])
         return Batch(jax.tree.map(lambda *rows: np.stack(rows), *windows), resets)
 
-    with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(1) as builder:
+    with ThreadPoolExecutor(READER_THREADS) as readers, ThreadPoolExecutor(1) as builder:
 
         def begin(places: list[tuple[int, int]]) -> Future[Batch]:
             for episode in set(episodes) - {episode for episode, _ in places}:

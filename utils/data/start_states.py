@@ -13,24 +13,24 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from models.dream import DreamState
 from models.evaluation import states_before
 from models.rnn import MDNRNN, LSTMState
-from utils.data.episodes import Entry
-from utils.data.sequences import LatentEpisode, read_latents
+from utils.data.episodes import EpisodeFile
+from utils.data.sequences import LatentEpisode, read_latent_episode
 from utils.data.splits import AGENT_MODES
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 
-EPISODES, MOMENTS = 192, 24  # read for the bank, and moments taken from each
+MAX_EPISODES, STATES_PER_EPISODE = 192, 24  # read for the bank, and moments taken from each
 ZOOM_STEPS = 50  # the camera zooms in during the first second, unlike anything after
 
 
-class StartBank(NamedTuple):
+class StartStates(NamedTuple):
     """Moments to begin from, in three groups: (moments, latent) and (moments, hidden)."""
 
     resets: DreamState  # first frames, with an empty memory
     on_policy: DreamState  # moments of the agent's own drives; the others' if there are none
     others: DreamState
 
-    def draw(
+    def sample(
         self, key: PRNGKeyArray, dreams: int, reset_share: float, on_policy_share: float
     ) -> DreamState:
         """A batch of starts, in fixed shares of the groups, drawn at random inside each."""
@@ -41,7 +41,9 @@ class StartBank(NamedTuple):
         parts = [_pick(k, group, n) for k, group, n in zip(keys, self, counts, strict=True)]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
-    def draw_one(self, key: PRNGKeyArray, reset_share: float, on_policy_share: float) -> DreamState:
+    def sample_one(
+        self, key: PRNGKeyArray, reset_share: float, on_policy_share: float
+    ) -> DreamState:
         """One start, for dreams that begin one by one: the shares are the groups' chances."""
         luck_key, *keys = jax.random.split(key, 4)
         luck = jax.random.uniform(luck_key)
@@ -64,7 +66,7 @@ def _pick(key: PRNGKeyArray, group: DreamState, count: int) -> DreamState:
 
 
 @eqx.filter_jit
-def moments_of(
+def dream_states_at(
     rnn: MDNRNN, z: Float[Array, "time latent"], actions: Array, rows: Int[Array, " moments"]
 ) -> DreamState:
     """Where a driver stands at these rows of an episode: leaves (moments, ...)."""
@@ -72,7 +74,7 @@ def moments_of(
     return DreamState(z[rows], LSTMState(states.hidden[rows], states.cell[rows]))
 
 
-def build_bank(entries: Sequence[Entry], rnn: MDNRNN, seed: int) -> StartBank:
+def build_start_states(entries: Sequence[EpisodeFile], rnn: MDNRNN, seed: int) -> StartStates:
     """Take moments from up to EPISODES episodes, half of them the agent's own where it drove.
 
     The newest of its drives are taken first: they are the ones nearest to the present agent.
@@ -80,20 +82,20 @@ def build_bank(entries: Sequence[Entry], rnn: MDNRNN, seed: int) -> StartBank:
     rng = np.random.default_rng([seed, len(entries)])
     own = [entry for entry in entries if entry.mode in AGENT_MODES]
     others = [entry for entry in entries if entry.mode not in AGENT_MODES]
-    own = sorted(own, key=lambda entry: entry.seed)[-EPISODES // 2 :]
-    others = [others[i] for i in rng.permutation(len(others))[: EPISODES - len(own)]]
+    own = sorted(own, key=lambda entry: entry.seed)[-MAX_EPISODES // 2 :]
+    others = [others[i] for i in rng.permutation(len(others))[: MAX_EPISODES - len(own)]]
     longest = max(entry.steps for entry in own + others)
     resets, groups = [], []
     for part in (own or others, others or own):
         states = []
         for entry in part:
-            episode = read_latents(entry, rnn.latent, smoothing=1)
+            episode = read_latent_episode(entry, rnn.latent, smoothing=1)
             resets.append(episode.mu[0])
             states.append(_sample_moments(rnn, episode, longest, rng))
         groups.append(jax.tree.map(lambda *x: jnp.concatenate(x), *states))
     first = jnp.stack(resets)
     empty = jax.tree.map(lambda s: jnp.zeros((len(resets), *s.shape)), rnn.initial_state())
-    return StartBank(DreamState(first, empty), *groups)
+    return StartStates(DreamState(first, empty), *groups)
 
 
 def _sample_moments(
@@ -102,27 +104,29 @@ def _sample_moments(
     steps = len(episode.actions)
     # A drive that is lost already has nothing to teach; only if all of it is, it must serve.
     alive = np.flatnonzero(~episode.failed[ZOOM_STEPS:]) + ZOOM_STEPS
-    rows = rng.choice(alive if len(alive) else np.arange(steps), MOMENTS)
+    rows = rng.choice(alive if len(alive) else np.arange(steps), STATES_PER_EPISODE)
     # Padded to one length: one compilation. What comes after the rows does not matter to them.
     z, actions = (
         np.pad(array[:steps], ((0, longest - steps), (0, 0)))
         for array in (episode.mu, episode.actions)
     )
-    return moments_of(rnn, z, actions, rows)
+    return dream_states_at(rnn, z, actions, rows)
 
 
-def save_bank(path: Path, bank: StartBank, inputs: dict[str, str]) -> None:
+def save_start_states(path: Path, start_states: StartStates, inputs: dict[str, str]) -> None:
     """Write a bank, atomically; `inputs` are the sha256 of what it was made from."""
-    latent, hidden = (x.shape[-1] for x in (bank.others.z, bank.others.memory.hidden))
-    moments = {name: group.z.shape[0] for name, group in bank._asdict().items()}
+    latent, hidden = (
+        x.shape[-1] for x in (start_states.others.z, start_states.others.memory.hidden)
+    )
+    moments = {name: group.z.shape[0] for name, group in start_states._asdict().items()}
     sizes = {"latent": latent, "hidden": hidden, **moments}
-    checkpoints.save(path, Header("dream starts", sizes, {}, inputs, {}), bank)
+    checkpoints.save(path, Header("dream starts", sizes, {}, inputs, {}), start_states)
 
 
-def load_bank(path: Path) -> tuple[Header, StartBank]:
-    """A bank and its header. Raises Failure, as every checkpoint."""
+def load_start_states(path: Path) -> tuple[Header, StartStates]:
+    """A bank and its header. Raises UserError, as every checkpoint."""
 
-    def build(header: Header) -> StartBank:
+    def build(header: Header) -> StartStates:
         latent, hidden = header.sizes["latent"], header.sizes["hidden"]
 
         def group(name: str) -> DreamState:
@@ -130,6 +134,6 @@ def load_bank(path: Path) -> tuple[Header, StartBank]:
             memory = LSTMState(*jnp.zeros((2, moments, hidden)))
             return DreamState(jnp.zeros((moments, latent)), memory)
 
-        return StartBank(*map(group, StartBank._fields))
+        return StartStates(*map(group, StartStates._fields))
 
     return checkpoints.load(path, "dream starts", build)

@@ -4,8 +4,8 @@ import numpy as np
 
 from models.rnn import STEP_REWARD
 
-WHOLE_LAP = 930.0  # points of 1000: as if up to 20 tiles were missed
-PATIENCE = 75  # steps: 1.5 s, in which a slow car passes ten tiles
+WHOLE_LAP_POINTS = 930.0  # points of 1000: as if up to 20 tiles were missed
+NO_TILE_STEPS = 75  # steps: 1.5 s, in which a slow car passes ten tiles
 
 
 def lap_steps(rewards: np.ndarray) -> int:
@@ -17,13 +17,13 @@ def lap_steps(rewards: np.ndarray) -> int:
     which cannot know that, good driving would look like a car that is lost.
     """
     tiles = np.maximum(rewards, STEP_REWARD).astype(np.float64) - STEP_REWARD
-    if tiles.sum() < WHOLE_LAP:
+    if tiles.sum() < WHOLE_LAP_POINTS:
         return len(rewards)
     return int(np.flatnonzero(tiles > 0)[-1]) + 1
 
 
-def failures(rewards: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Where a drive is lost, bool (T): it left the playfield, or PATIENCE steps bring no new tile.
+def failed_steps(rewards: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Where a drive is lost, bool (T): off the playfield, or no new tile in NO_TILE_STEPS steps.
 
     A crash costs the rest of a lap, which a dream of some seconds does not show; and M hardly
     ever sees a car leave the playfield. So standing in the grass is failing as well, from the
@@ -31,10 +31,10 @@ def failures(rewards: np.ndarray, left: np.ndarray) -> np.ndarray:
     """
     steps = len(rewards)
     tiles = np.flatnonzero(rewards > 0)
-    following = np.append(tiles, steps + PATIENCE)[np.searchsorted(tiles, np.arange(steps))]
-    lost = following - np.arange(steps) > PATIENCE
+    following = np.append(tiles, steps + NO_TILE_STEPS)[np.searchsorted(tiles, np.arange(steps))]
+    lost = following - np.arange(steps) > NO_TILE_STEPS
     last = tiles[-1] + 1 if len(tiles) else 0
-    if steps - last < PATIENCE:  # the drive ended before anyone could tell
+    if steps - last < NO_TILE_STEPS:  # the drive ended before anyone could tell
         lost[last:] = False
     return lost | left
 

@@ -23,8 +23,8 @@ import numpy as np
 from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
-from utils.errors import Failure
-from utils.io.files import READ_ERRORS, open_to_read, sha256_of, sha256_of_rest, write_atomically
+from utils.errors import UserError
+from utils.io.files import READ_ERRORS, open_regular, sha256_of, sha256_of_rest, write_atomically
 from utils.settings import CommonSettings
 
 FORMAT = "world-model-checkpoint 1"
@@ -62,23 +62,23 @@ def save(path: Path, header: Header, tree: Any) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a checkpoint whose bytes are whole; Failure if `path` is none or is missing."""
+    """The header of a checkpoint, its bytes checked. Raises UserError."""
     with _opened(path) as file:
         header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
         if sha256_of_rest(file) != sha256:
-            raise Failure(f"{path} {CHANGED}")
+            raise UserError(f"{path} {CHANGED}")
         return header
 
 
 def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Header, TreeT]:
     """Read a checkpoint onto the shapes of `build(header)`, which is never computed.
 
-    Failure says if it is of another kind or architecture, or if its bytes were changed.
+    UserError says if it is of another kind or architecture, or if its bytes were changed.
     """
     with _opened(path) as file:
         header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
         if header.kind != kind:
-            raise Failure(f"{path} holds a {header.kind}, not a {kind}")
+            raise UserError(f"{path} holds a {header.kind}, not a {kind}")
         try:
             shapes = eqx.filter_eval_shape(
                 lambda header: _in_precision(header.precision, build(header)), header
@@ -87,14 +87,14 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
             size = min(_bytes_on_file(shapes), os.fstat(file.fileno()).st_size)
             leaves = file.read(size + 1)
             if hashlib.sha256(leaves).hexdigest() != sha256:
-                raise Failure(f"{path} {CHANGED}")
+                raise UserError(f"{path} {CHANGED}")
             stream = io.BytesIO(leaves)
             tree = eqx.tree_deserialise_leaves(stream, shapes, _read_leaf)
             if stream.read(1):
                 raise ValueError("it has more leaves")
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())[:200]
-            raise Failure(f"{path} holds a {kind} of another architecture: {reason}") from error
+            raise UserError(f"{path} holds a {kind} of another architecture: {reason}") from error
         _check_numbers(path, kind, tree)
         return header, _in_precision("float32", tree)
 
@@ -102,12 +102,12 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     if not path.exists():
-        raise Failure(f"{path} is missing: run the step that makes it")
+        raise UserError(f"{path} is missing: run the step that makes it")
     try:
-        with open_to_read(path) as file:
+        with open_regular(path) as file:
             yield file
     except OSError as error:
-        raise Failure(f"{path}: {error.strerror or 'cannot be read'}") from error
+        raise UserError(f"{path}: {error.strerror or 'cannot be read'}") from error
 
 
 def _parse(path: Path, line: bytes) -> tuple[Header, str]:
@@ -128,7 +128,7 @@ def _parse(path: Path, line: bytes) -> tuple[Header, str]:
             raise ValueError("another precision")
         return header, sha256
     except READ_ERRORS as error:
-        raise Failure(f"{path} is damaged or no checkpoint of this project") from error
+        raise UserError(f"{path} is damaged or no checkpoint of this project") from error
 
 
 def _read_leaf(file: BinaryIO, like: Any) -> Any:
@@ -142,7 +142,7 @@ def _read_leaf(file: BinaryIO, like: Any) -> Any:
 
 
 def _check_numbers(path: Path, kind: str, tree: Any) -> None:
-    """Failure names the first leaf with a NaN in it, or in a model with an infinity.
+    """UserError names the first leaf with a NaN in it, or in a model with an infinity.
 
     A search's state may hold infinity: the best that it has seen, before it has seen any.
     """
@@ -151,7 +151,7 @@ def _check_numbers(path: Path, kind: str, tree: Any) -> None:
             wrong = np.isnan(leaf) if kind.endswith(" training") else ~np.isfinite(leaf)
             if wrong.any():
                 name = jax.tree_util.keystr(where, simple=True, separator=".")
-                raise Failure(f"{path}: {name}: NaN or infinity")
+                raise UserError(f"{path}: {name}: NaN or infinity")
 
 
 def _in_precision(precision: str, tree: TreeT) -> TreeT:
@@ -173,7 +173,7 @@ def _digest(fields: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def settings_dict(settings: CommonSettings) -> dict[str, Any]:
+def recorded_settings(settings: CommonSettings) -> dict[str, Any]:
     """A script's settings as they go into a header: all that may change the result."""
     where_and_how = {field.name for field in dataclasses.fields(CommonSettings)} - {"seed"}
     where_and_how |= {
@@ -185,16 +185,16 @@ def settings_dict(settings: CommonSettings) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in where_and_how}
 
 
-def settings_of(header: Header, script: type[CommonSettings]) -> dict[str, Any]:
+def restore_settings(header: Header, script: type[CommonSettings]) -> dict[str, Any]:
     """The header's settings that a script has; the version that wrote them may have had others."""
     known = {field.name for field in dataclasses.fields(script)}
     return {name: value for name, value in header.settings.items() if name in known}
 
 
 def input_sha256(path: Path, step: str) -> str:
-    """sha256 of an input file; Failure names the step that makes it if it is missing."""
+    """sha256 of an input file; UserError names the step that makes it if it is missing."""
     if not path.exists():
-        raise Failure(f"{path} is missing: run {step}")
+        raise UserError(f"{path} is missing: run {step}")
     return sha256_of(path)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.errors import Failure
+from utils.errors import UserError
 
 # Temporary files start with a dot and end so, hence no reader's pattern ever matches one.
 TEMPORARY_SUFFIX = ".partial"
@@ -52,7 +52,7 @@ READ_ERRORS = (
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_replace(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; what was written there becomes `path` when all went well.
 
     Killed at any moment, `path` holds the old bytes or the new ones. A full disk or any other
@@ -67,15 +67,15 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise Failure(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call `write(file)` on a file that becomes `path` as `replacing` says."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    """Call `write(file)` on a file that becomes `path` as `atomic_replace` says."""
+    with atomic_replace(path) as temporary, open(temporary, "wb") as file:
         write(file)
 
 
@@ -85,7 +85,7 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def sweep(folder: Path) -> None:
+def remove_orphans(folder: Path) -> None:
     """Remove what killed runs left half-written below `folder`, and nothing a live one writes."""
     for orphan in folder.rglob(f".*.[0-9]*{TEMPORARY_SUFFIX}"):
         if orphan.is_file():
@@ -96,7 +96,7 @@ def sweep(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; a second run gets a Failure that names the first.
+    """Hold `folder` for this process; a second run gets a UserError that names the first.
 
     The lock is the kernel's (flock), so it dies with its process, however that ends.
     """
@@ -109,30 +109,31 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(lock, 100).decode(errors="replace").strip() or "another process"
-            raise Failure(f"{folder} is in use by {owner}; wait for it or stop it") from None
-        with naming(path):
+            raise UserError(f"{folder} is in use by {owner}; wait for it or stop it") from None
+        with write_errors(path):
             os.ftruncate(lock, 0)
             os.write(lock, f"process {os.getpid()}".encode())
-        sweep(folder)
+        remove_orphans(folder)
         try:
             yield
         finally:
-            sweep(folder)  # of workers stopped while they wrote, because another's disk was full
+            # Workers may have been stopped while they wrote.
+            remove_orphans(folder)
         os.ftruncate(lock, 0)
     finally:
         os.close(lock)
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An OSError inside, as of a full disk, becomes a Failure that names `path`."""
+def write_errors(path: Path) -> Iterator[None]:
+    """An OSError inside, as of a full disk, becomes a UserError that names `path`."""
     try:
         yield
     except OSError as error:
-        raise Failure(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def open_to_read(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BinaryIO:
     """Open a regular file; OSError names anything else: a pipe or a device could hang a reader."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -159,23 +160,23 @@ def timed(folder: Path, stage: str) -> Iterator[None]:
         raise
     finally:
         seconds = round(time.monotonic() - start, 3)
-        with contextlib.suppress(Failure):  # a full disk is for the stage to report
+        with contextlib.suppress(UserError):  # a full disk is for the stage to report
             append_record(folder / TIMES_NAME, {"stage": stage, "seconds": seconds, "ended": ended})
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Append a JSON line to `path`; Failure names it if it cannot be written."""
+    """Append a JSON line to `path`; UserError names it if it cannot be written."""
 
     def open_here(name: str, flags: int) -> int:  # no following of links, as with the lock
         return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
-    with naming(path), open(path, "a", opener=open_here) as file:
+    with write_errors(path), open(path, "a", opener=open_here) as file:
         file.write(json.dumps(record) + "\n")
 
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of the file's bytes."""
-    with open_to_read(path) as file:
+    with open_regular(path) as file:
         return sha256_of_rest(file)
 
 
@@ -213,7 +214,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """All whole JSON objects of a file of lines; a line cut off by a kill is left out."""
     records = []
     if path.exists():
-        with open_to_read(path) as file:
+        with open_regular(path) as file:
             for line in file:
                 with contextlib.suppress(ValueError, RecursionError):
                     records.append(json.loads(line))

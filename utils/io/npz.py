@@ -16,8 +16,8 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from utils.errors import Failure
-from utils.io.files import READ_ERRORS, open_to_read, write_atomically
+from utils.errors import UserError
+from utils.io.files import READ_ERRORS, open_regular, write_atomically
 
 # A shape entry "T" is the number of steps, "T+1" the number of observations.
 Shape = tuple[int | str, ...]
@@ -27,13 +27,13 @@ COMPRESSION_LEVEL = 3  # zlib: within 8 % of level 6's size at a third of its ti
 # NumPy parses headers by `ast`, which in some Pythons (as 3.11) counts its depth for all threads
 # together: two at once now and then end in "AST constructor recursion depth mismatch".
 PARSER = threading.Lock()
-TOLERATED_DAMAGE = 0.05  # share of damaged files above which a stage stops
+MAX_CORRUPT_SHARE = 0.05  # share of damaged files above which a stage stops
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
-class DamagedFile(Failure):
+class CorruptFileError(UserError):
     """An .npz that cannot be trusted: names the file and what is wrong in it."""
 
     def __init__(self, path: Path, reason: str):
@@ -67,50 +67,51 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """Read the arrays `names` (default: all) of an .npz that keeps to `contract`.
 
-    Raises DamagedFile, naming file and key, on anything that does not, and on a file that is
+    Raises CorruptFileError, naming file and key, on anything that does not, and on a file that is
     another than the one with this `fingerprint`.
     """
     try:
-        with open_to_read(path) as file, zipfile.ZipFile(file) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             _check_directory(path, archive, {key + ".npy" for key in contract})
-            if fingerprint not in (None, _fingerprint(archive)):
-                raise DamagedFile(path, "was replaced after this run had begun")
+            if fingerprint not in (None, fingerprint_of(archive)):
+                raise CorruptFileError(path, "was replaced after this run had begun")
             steps = _steps_of(path, archive)
             wanted = contract if names is None else names
             return {key: _read_member(path, archive, key, contract[key], steps) for key in wanted}
     except READ_ERRORS as error:
-        raise DamagedFile(path, _reason(error)) from error
+        raise CorruptFileError(path, describe_error(error)) from error
     except OSError as error:
-        raise DamagedFile(path, error.strerror or "cannot be read") from error
+        raise CorruptFileError(path, error.strerror or "cannot be read") from error
 
 
 def _check_directory(path: Path, archive: zipfile.ZipFile, expected: set[str]) -> None:
     names = archive.namelist()
     if set(names) != expected:
         difference = ", ".join(sorted(set(names) ^ expected)[:4])
-        raise DamagedFile(path, f"missing or unknown arrays: {difference[:200]}")
+        raise CorruptFileError(path, f"missing or unknown arrays: {difference[:200]}")
     if len(names) != len(expected):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DamagedFile(path, f"{twice} is there twice")
+        raise CorruptFileError(path, f"{twice} is there twice")
     for info in archive.infolist():
         # LZMA and its like have errors of their own, and no bound on the memory they take.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DamagedFile(path, f"{info.filename}: compressed by a foreign method")
+            raise CorruptFileError(path, f"{info.filename}: compressed by a foreign method")
 
 
-def _reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
+    """The error's type and message on one line."""
     text = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @contextlib.contextmanager
 def _member(path: Path, archive: zipfile.ZipFile, key: str) -> Iterator[IO[bytes]]:
-    """An array's .npy; DamagedFile names its key if it cannot be read to its end."""
+    """An array's .npy; CorruptFileError names its key if it cannot be read to its end."""
     try:
         with archive.open(key + ".npy") as file:
             yield file
     except READ_ERRORS as error:
-        raise DamagedFile(path, f"{key}: {_reason(error)}") from error
+        raise CorruptFileError(path, f"{key}: {describe_error(error)}") from error
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -125,7 +126,7 @@ def _steps_of(path: Path, archive: zipfile.ZipFile) -> int:
     with _member(path, archive, "rewards") as file:
         shape, _, _ = _header(file)
     if len(shape) != 1 or not 0 < shape[0] <= MAX_STEPS_ON_FILE:
-        raise DamagedFile(path, f"rewards: shape {shape} where (T,) is expected")
+        raise CorruptFileError(path, f"rewards: shape {shape} where (T,) is expected")
     return shape[0]
 
 
@@ -137,28 +138,28 @@ def _read_member(
     with _member(path, archive, key) as file:
         shape, fortran_order, dtype = _header(file)
         if shape != expected or fortran_order:
-            raise DamagedFile(path, f"{key}: shape {shape} where {expected} is expected")
+            raise CorruptFileError(path, f"{key}: shape {shape} where {expected} is expected")
         is_text = kind == "str" and dtype.kind == "U" and dtype.itemsize <= 4 * MAX_TEXT_LENGTH
         if not (is_text or dtype == kind):
-            raise DamagedFile(path, f"{key}: dtype {dtype} where {kind} is expected")
+            raise CorruptFileError(path, f"{key}: dtype {dtype} where {kind} is expected")
         size = dtype.itemsize * math.prod(shape)
         if archive.getinfo(key + ".npy").file_size > size + 1000:
-            raise DamagedFile(path, f"{key}: more bytes than its shape has")
+            raise CorruptFileError(path, f"{key}: more bytes than its shape has")
         data = file.read(size + 1)  # to the end, so that the zip's checksum is compared
     if len(data) != size:
-        raise DamagedFile(path, f"{key}: {len(data)} bytes where {size} are expected")
+        raise CorruptFileError(path, f"{key}: {len(data)} bytes where {size} are expected")
     array = np.frombuffer(data, dtype).reshape(shape)
     if dtype.kind == "f" and not np.isfinite(array).all():
-        raise DamagedFile(path, f"{key}: NaN or infinity")
+        raise CorruptFileError(path, f"{key}: NaN or infinity")
     return array
 
 
-class SetAside:
-    """Damaged files, each named on stderr once; more than a share of all are a Failure."""
+class CorruptFileLog:
+    """Damaged files, each named on stderr once; more than a share of all are a UserError."""
 
-    def __init__(self, files: int, consequence: str, tolerated: float = TOLERATED_DAMAGE):
+    def __init__(self, files: int, consequence: str, tolerated: float = MAX_CORRUPT_SHARE):
         self.files, self.consequence, self.tolerated = files, consequence, tolerated
-        self.damaged: dict[Path, DamagedFile] = {}
+        self.damaged: dict[Path, CorruptFileError] = {}
 
     def read_all(self, items: Iterable[ItemT], read: Callable[[ItemT], ResultT]) -> list[ResultT]:
         """`read` every item but those whose file is damaged."""
@@ -166,7 +167,7 @@ class SetAside:
         for item in items:
             try:
                 results.append(read(item))
-            except DamagedFile as error:
+            except CorruptFileError as error:
                 if error.path not in self.damaged:
                     print(f"{self.consequence}: {error}", file=sys.stderr)
                 self.damaged[error.path] = error
@@ -174,10 +175,11 @@ class SetAside:
             print(f"{len(self.damaged)} of {self.files} files {self.consequence}", file=sys.stderr)
         if len(self.damaged) > max(1, self.tolerated * self.files):
             first = next(iter(self.damaged.values()))
-            raise Failure(f"{len(self.damaged)} of {self.files} files are damaged; first {first}")
+            raise UserError(f"{len(self.damaged)} of {self.files} files are damaged; first {first}")
         return results
 
 
-def _fingerprint(archive: zipfile.ZipFile) -> str:
+def fingerprint_of(archive: zipfile.ZipFile) -> str:
+    """Hex digest that changes with any byte of any array in the archive."""
     members = [(info.filename, info.CRC, info.file_size) for info in archive.infolist()]
     return hashlib.sha256(repr(members).encode()).hexdigest()

@@ -10,13 +10,13 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.io.checkpoints import Header, read_header
 from utils.io.files import sha256_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class ResumePlan:
     """What a training script is to do.
 
     `action` is "finished", "resume" (from the training state), "continue" (new episodes: from
@@ -41,12 +41,12 @@ def plan_training(
     settings: dict[str, Any],
     fresh: bool,
     successors: Mapping[str, str] | None = None,
-) -> Plan:
+) -> ResumePlan:
     """Compare what is there with what is asked for.
 
     `inputs["data"]` is the fingerprint of the episodes; the other inputs are models below. A
     model below that only went on learning, from the weights `successors` names, counts as the
-    same. Files that cannot be read as checkpoints raise Failure: a user decides about them.
+    same. Files that cannot be read as checkpoints raise UserError: a user decides about them.
     """
     finished = read_header(final) if final.exists() else None
     origin = "" if finished is None else sha256_of(final)
@@ -55,13 +55,13 @@ def plan_training(
         started = begun.progress["continued_from"]
         if _same(begun, inputs, settings) and started in (("",) if fresh else ("", origin)):
             first, done = begun.progress["first"], begun.progress["step"]
-            return Plan("resume", f"going on after step {done}", started, first, done)
+            return ResumePlan("resume", f"going on after step {done}", started, first, done)
     if finished is None:
-        return Plan("begin", "from scratch")
+        return ResumePlan("begin", "from scratch")
     if fresh and finished.progress["continued_from"]:
-        return Plan("begin", "from scratch, as asked")
+        return ResumePlan("begin", "from scratch, as asked")
     if _same(finished, inputs, settings):
-        return Plan("finished", f"{final} is finished for these inputs and settings")
+        return ResumePlan("finished", f"{final} is finished for these inputs and settings")
     below = {name: sha for name, sha in inputs.items() if name != "data"}
     changed = [
         name
@@ -70,9 +70,11 @@ def plan_training(
     ]
     changed += [k for k in _lasting(settings) if finished.settings.get(k) != settings[k]]
     if fresh or changed:
-        return Plan("begin", f"from scratch: {', '.join(changed) or 'data'} changed")
+        return ResumePlan("begin", f"from scratch: {', '.join(changed) or 'data'} changed")
     done = finished.progress["step"]
-    return Plan("continue", "other episodes: going on from the last weights", origin, done, done)
+    return ResumePlan(
+        "continue", "other episodes: going on from the last weights", origin, done, done
+    )
 
 
 def _same(header: Header, inputs: dict[str, str], settings: dict[str, Any]) -> bool:
@@ -85,18 +87,18 @@ def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def stop_if_diverged(state: Any, step: int, saved: Path) -> None:
-    """Failure if anything in a training state is no number any more; the last saved one stays."""
+    """UserError if anything in a training state is no number any more; the last saved one stays."""
     leaves = jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))
     if not all(np.isfinite(leaf).all() for leaf in leaves):
         kept = f"the last good state is kept in {saved}" if saved.exists() else "no state was saved"
-        raise Failure(
+        raise UserError(
             f"the training diverged by step {step}; {kept}. "
             "Try a lower --learning-rate with --fresh"
         )
 
 
 @contextlib.contextmanager
-def saving_when_stopped(save: Callable[[], None]) -> Iterator[None]:
+def save_on_interrupt(save: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C or SIGTERM inside: `save()` what was done, then go on stopping."""
     try:
         yield

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from utils.errors import Failure
+from utils.errors import UserError
 from utils.io.files import sha256_of
 
 
@@ -26,17 +26,17 @@ class AgentFiles:
 
 
 def find_agent(run_dir: Path, purpose: str) -> AgentFiles:
-    """The agent of a run folder; Failure names the step that is missing."""
+    """The agent of a run folder; UserError names the step that is missing."""
     agent = AgentFiles.of_run(run_dir)
     steps = {"vae": "run_vae_training.py", "rnn": "train_rnn.py", "controller": "train_dream.py"}
     for part, script in steps.items():
         path = getattr(agent, part)
         if not path.exists():
-            raise Failure(f"{purpose} needs an agent, but {path} is missing: run {script}")
+            raise UserError(f"{purpose} needs an agent, but {path} is missing: run {script}")
     return agent
 
 
-def require_lineage(path: Path, inputs: dict[str, str], part: str, expected: Path) -> None:
-    """Failure unless the model at `path` was made from the very file `expected`."""
+def check_compatible(path: Path, inputs: dict[str, str], part: str, expected: Path) -> None:
+    """UserError unless the model at `path` was made from the very file `expected`."""
     if inputs.get(part) != sha256_of(expected):
-        raise Failure(f"{path} was made with another {part} than {expected}; they do not fit")
+        raise UserError(f"{path} was made with another {part} than {expected}; they do not fit")

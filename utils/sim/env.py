@@ -1,6 +1,6 @@
 """CarRacing-v3 as this project sees it: the real rollout and the 64×64 frame.
 
-The same two functions, `rollout` and `shrink`, serve collection, validation and testing.
+The same two functions, `rollout` and `resize_frame`, serve collection, validation and testing.
 """
 
 from collections.abc import Generator
@@ -33,7 +33,7 @@ def make_environment(name: str = "fast", render_mode: str | None = None) -> gymn
     ).unwrapped
 
 
-def shrink(frame: np.ndarray) -> np.ndarray:
+def resize_frame(frame: np.ndarray) -> np.ndarray:
     """Average a 96×96 frame down to 64×64 by exact area, in integers.
 
     Each output pixel covers 1.5 × 1.5 input pixels, so three inputs make two outputs with
@@ -59,12 +59,12 @@ def rollout(
     Yields each frame, uint8 (64, 64, 3), and is sent the action for it; returns the episode.
     """
     observation, _ = environment.reset(seed=track)
-    frames, actions, rewards = [shrink(observation)], [], []
+    frames, actions, rewards = [resize_frame(observation)], [], []
     terminated, lap_finished = False, False
     while not terminated and len(actions) < max_steps:
         action = np.asarray((yield frames[-1]), np.float32)
         observation, reward, terminated, _, info = environment.step(action)
-        frames.append(shrink(observation))
+        frames.append(resize_frame(observation))
         actions.append(action)
         rewards.append(reward)
         lap_finished = bool(info.get("lap_finished", False))
@@ -82,7 +82,7 @@ def rollout(
     )
 
 
-def drive(
+def drive_episode(
     environment: gymnasium.Env,
     driver: Driver,
     track: int,

@@ -15,13 +15,13 @@ import numpy as np
 from utils.data.episodes import FRAME_SHAPE, Episode, write_episode
 from utils.data.splits import AGENT_MODES, MODES
 from utils.io.run_folder import AgentFiles
-from utils.sim.env import Driver, drive, make_environment, rollout
-from utils.sim.policies import Noise, RandomDriver, ScriptedDriver, Style, sample_style
+from utils.sim.env import Driver, drive_episode, make_environment, rollout
+from utils.sim.policies import DrivingStyle, OUNoise, RandomDriver, ScriptedDriver, sample_style
 from utils.sim.workers import run_tasks
 
 
 @dataclasses.dataclass(frozen=True)
-class Drive:
+class DriveTask:
     """One episode to be driven. `driver` is a collection mode or "scripted", the yardstick."""
 
     track: int
@@ -39,7 +39,7 @@ class Drive:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class DriveResult:
     """What is kept of a drive besides its file."""
 
     track: int
@@ -54,7 +54,7 @@ class ExploringDriver:
 
     def __init__(self, agent: Any, scale: float, rng: np.random.Generator):
         self.agent = agent
-        self.noise = Noise(rng, scale, rate=0.1, size=3)
+        self.noise = OUNoise(rng, scale, rate=0.1, size=3)
 
     def reset(self, environment: Any) -> None:
         """Forget the last episode."""
@@ -72,14 +72,14 @@ def _load_agent(files: AgentFiles) -> Any:
     return Agent.load(files)
 
 
-def make_driver(task: Drive) -> Driver:
+def make_driver(task: DriveTask) -> Driver:
     """The driver of a task, with its own random generator for this mode, seed and track."""
     names = (*MODES, "scripted")
     rng = np.random.default_rng([task.seed, names.index(task.driver), task.track])
     if task.driver == "random":
         return RandomDriver(rng)
     if task.driver == "scripted":
-        return ScriptedDriver(Style(), rng)
+        return ScriptedDriver(DrivingStyle(), rng)
     if task.driver not in AGENT_MODES:
         return ScriptedDriver(sample_style(task.driver, rng), rng)
     assert task.agent is not None
@@ -88,18 +88,18 @@ def make_driver(task: Drive) -> Driver:
 
 
 def drive_all(
-    tasks: Sequence[Drive], workers: int, cluster: str | None = None
-) -> Iterator[tuple[Drive, Outcome]]:
+    tasks: Sequence[DriveTask], workers: int, cluster: str | None = None
+) -> Iterator[tuple[DriveTask, DriveResult]]:
     """Drive every task in worker processes, here or on a Dask cluster; yields them as they end."""
     if cluster is not None:  # its workers have folders of their own
-        tasks = [absolute(task) for task in tasks]
-    groups = group_drives(tasks, workers)
-    done = run_tasks(run_drives, groups, max(1, min(workers, len(groups))), cluster=cluster)
+        tasks = [with_absolute_paths(task) for task in tasks]
+    groups = batch_tasks(tasks, workers)
+    done = run_tasks(run_batch, groups, max(1, min(workers, len(groups))), cluster=cluster)
     for group, outcomes in done:
-        yield from zip(group.drives, outcomes, strict=True)
+        yield from zip(group.tasks, outcomes, strict=True)
 
 
-def absolute(task: Drive) -> Drive:
+def with_absolute_paths(task: DriveTask) -> DriveTask:
     """The task with paths that do not depend on the folder that a process is in."""
     files = task.agent and AgentFiles(
         *(Path(path).resolve() for path in dataclasses.astuple(task.agent))
@@ -108,61 +108,63 @@ def absolute(task: Drive) -> Drive:
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class DriveBatch:
     """Drives that one process does side by side: of one agent, each in another lane."""
 
-    drives: tuple[Drive, ...]
+    tasks: tuple[DriveTask, ...]
 
     def __str__(self) -> str:
-        return " and ".join(map(str, self.drives))
+        return " and ".join(map(str, self.tasks))
 
 
-def lane_of(task: Drive) -> int:
+def slot_of(task: DriveTask) -> int:
     """The lane that the task's track has, always."""
-    from utils.sim.agent import LANES
+    from utils.sim.agent import CARS_PER_BATCH
 
-    return task.track % LANES
+    return task.track % CARS_PER_BATCH
 
 
-def group_drives(tasks: Sequence[Drive], workers: int) -> list[Group]:
+def batch_tasks(tasks: Sequence[DriveTask], workers: int) -> list[DriveBatch]:
     """Agents drive in full lanes where there are more tasks than workers; scripts drive alone."""
     if len(tasks) <= workers or tasks[0].driver not in AGENT_MODES:
-        return [Group((task,)) for task in tasks]
+        return [DriveBatch((task,)) for task in tasks]
     lanes = collections.defaultdict(list)
     for task in tasks:
-        lanes[lane_of(task)].append(task)
+        lanes[slot_of(task)].append(task)
     rows = itertools.zip_longest(*lanes.values())
-    return [Group(tuple(task for task in row if task is not None)) for row in rows]
+    return [DriveBatch(tuple(task for task in row if task is not None)) for row in rows]
 
 
-Prepare = Callable[[Drive, gymnasium.Env], gymnasium.Env]
+WrapEnvironment = Callable[[DriveTask, gymnasium.Env], gymnasium.Env]
 
 
-def as_it_is(task: Drive, environment: gymnasium.Env) -> gymnasium.Env:
+def no_wrapper(task: DriveTask, environment: gymnasium.Env) -> gymnasium.Env:
     """The environment that a task drives in, with nothing around it."""
     return environment
 
 
-def run_drives(group: Group) -> list[Outcome]:
+def run_batch(group: DriveBatch) -> list[DriveResult]:
     """Drive the episodes of a group and write the files that are asked for; outcomes in order."""
-    outcomes = {task.track: conclude(task, episode) for task, episode in drive_group(group)}
-    return [outcomes[task.track] for task in group.drives]
+    outcomes = {task.track: save_result(task, episode) for task, episode in drive_batch(group)}
+    return [outcomes[task.track] for task in group.tasks]
 
 
-def drive_group(group: Group, prepare: Prepare = as_it_is) -> Iterator[tuple[Drive, Episode]]:
+def drive_batch(
+    group: DriveBatch, prepare: WrapEnvironment = no_wrapper
+) -> Iterator[tuple[DriveTask, Episode]]:
     """Drive the episodes of a group; yields them as they end.
 
     `prepare` may put a wrapper around a task's environment, to watch it or to disturb it.
     """
-    with_agent = group.drives[0].driver in AGENT_MODES
-    return (drive_together if with_agent else drive_alone)(group.drives, prepare)
+    with_agent = group.tasks[0].driver in AGENT_MODES
+    return (drive_side_by_side if with_agent else drive_in_turn)(group.tasks, prepare)
 
 
-def conclude(task: Drive, episode: Episode) -> Outcome:
+def save_result(task: DriveTask, episode: Episode) -> DriveResult:
     """Write the episode's file if one is asked for; what is kept besides."""
     if task.output is not None:
         write_episode(task.output, episode)
-    return Outcome(
+    return DriveResult(
         track=task.track,
         score=episode.score,
         steps=len(episode.rewards),
@@ -174,20 +176,24 @@ def conclude(task: Drive, episode: Episode) -> Outcome:
 # A fresh environment for every episode: its bytes never depend on what was driven before.
 
 
-def drive_alone(tasks: Sequence[Drive], prepare: Prepare) -> Iterator[tuple[Drive, Episode]]:
+def drive_in_turn(
+    tasks: Sequence[DriveTask], prepare: WrapEnvironment
+) -> Iterator[tuple[DriveTask, Episode]]:
     """Drive the tasks one after another."""
     for task in tasks:
         environment = prepare(task, make_environment(task.environment))
         driver = make_driver(task)
-        yield task, drive(environment, driver, task.track, task.max_steps, task.provenance)
+        yield task, drive_episode(environment, driver, task.track, task.max_steps, task.provenance)
         environment.close()
 
 
-def drive_together(tasks: Sequence[Drive], prepare: Prepare) -> Iterator[tuple[Drive, Episode]]:
+def drive_side_by_side(
+    tasks: Sequence[DriveTask], prepare: WrapEnvironment
+) -> Iterator[tuple[DriveTask, Episode]]:
     """Drive the tasks of one agent side by side, each in its lane; yields them as they end."""
-    from utils.sim.agent import LANES
+    from utils.sim.agent import CARS_PER_BATCH
 
-    cars = {lane_of(task): task for task in tasks}
+    cars = {slot_of(task): task for task in tasks}
     drivers = {lane: make_driver(task) for lane, task in cars.items()}
     environments = {
         lane: prepare(task, make_environment(task.environment)) for lane, task in cars.items()
@@ -198,13 +204,16 @@ def drive_together(tasks: Sequence[Drive], prepare: Prepare) -> Iterator[tuple[D
     }
     agent = _load_agent(tasks[0].agent)
     agent.reset()
-    frames, noise = np.zeros((LANES, *FRAME_SHAPE), np.uint8), np.zeros((LANES, 3), np.float32)
+    frames, noise = (
+        np.zeros((CARS_PER_BATCH, *FRAME_SHAPE), np.uint8),
+        np.zeros((CARS_PER_BATCH, 3), np.float32),
+    )
     for lane in cars:
         frames[lane] = next(steps[lane])
     while steps:
         for lane in steps:
             noise[lane] = drivers[lane].noise.sample()
-        actions = agent.act_together(frames, noise)
+        actions = agent.act_batch(frames, noise)
         for lane in list(steps):
             try:
                 frames[lane] = steps[lane].send(actions[lane])
@@ -214,7 +223,7 @@ def drive_together(tasks: Sequence[Drive], prepare: Prepare) -> Iterator[tuple[D
                 yield cars[lane], end.value
 
 
-def versions(*extra: str) -> dict[str, str]:
+def package_versions(*extra: str) -> dict[str, str]:
     """Versions of what decides an episode's bytes, and of the `extra` distributions."""
     names = ("gymnasium", "box2d", "pygame-ce", "numpy", *extra)
     return {name: importlib.metadata.version(name) for name in names}

@@ -17,15 +17,15 @@ from typing import NamedTuple, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from utils.errors import Failure
+from utils.errors import UserError
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
-ATTEMPTS = 3  # a task whose worker dies this often is reported, not tried again
+MAX_ATTEMPTS = 3  # a task whose worker dies this often is reported, not tried again
 TASK_TIMEOUT = 600.0  # seconds; the slowest episode (Gymnasium's drawing) takes about 20
 
-CONNECT_SECONDS = 10  # in which a Dask scheduler has to answer
+CONNECT_TIMEOUT = 10  # in which a Dask scheduler has to answer
 
 # XLA and BLAS would start a thread per core in every worker, and the workers would fight.
 # Workers never touch an accelerator: it belongs to the parent.
@@ -77,7 +77,7 @@ def local_pool(workers: int, timeout: float) -> Iterator[Pool]:
             raise error.__cause__ or error from None
 
     try:
-        yield Pool(submit, workers, (ProcessExpired, TimeoutError), ATTEMPTS)
+        yield Pool(submit, workers, (ProcessExpired, TimeoutError), MAX_ATTEMPTS)
         pool.close()
     finally:
         pool.stop()
@@ -97,25 +97,25 @@ def local_pool(workers: int, timeout: float) -> Iterator[Pool]:
 def dask_pool(address: str, timeout: float) -> Iterator[Pool]:
     """The workers of a Dask cluster, which are processes of one thread each.
 
-    Dask itself gives the task of a worker that died to another, up to ATTEMPTS times unless it is
-    configured otherwise; one that hangs is made to die. When this process ends, Dask forgets the
+    Dask itself gives the task of a worker that died to another, up to MAX_ATTEMPTS times unless it
+    is configured otherwise; one that hangs is made to die. When this process ends, Dask forgets the
     tasks that it has not begun.
     """
     try:
         import distributed
     except ImportError:
-        raise Failure("--dask needs Dask: pip install -r requirements/dask.txt") from None
+        raise UserError("--dask needs Dask: pip install -r requirements/dask.txt") from None
     # Of a cluster that is gone it would print a traceback; what there is to say, we say.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise Failure(f"no Dask scheduler answers at {address}: {error}") from None
+        raise UserError(f"no Dask scheduler answers at {address}: {error}") from None
     with client:
         threads = client.nthreads().values()
         if not threads or max(threads) > 1:
             found = "no workers" if not threads else "workers of several threads"
-            raise Failure(f"{address} has {found}: start them with `dask worker --nthreads 1`")
+            raise UserError(f"{address} has {found}: start them with `dask worker --nthreads 1`")
         executor = client.get_executor(pure=False)
 
         def submit(function: Callable[[TaskT], ResultT], task: TaskT) -> "Future[ResultT]":
@@ -146,8 +146,8 @@ def run_tasks(
     """Yield (task, function(task)) as they end, from `workers` fresh processes.
 
     `cluster` is the address of a Dask scheduler, whose workers are then used instead. A task
-    whose worker died or did not answer for `timeout` seconds is given to another; after ATTEMPTS
-    it raises Failure. What `function` itself raises is raised here.
+    whose worker died or did not answer for `timeout` seconds is given to another; after
+    MAX_ATTEMPTS it raises UserError. What `function` itself raises is raised here.
     """
     waiting = iter(tasks)
     running: dict[Future, tuple[TaskT, int]] = {}
@@ -165,12 +165,12 @@ def run_tasks(
             for future in done:
                 task, attempt = running.pop(future)
                 if future.cancelled():
-                    raise Failure(f"{task}: the Dask cluster at {cluster} is gone")
+                    raise UserError(f"{task}: the Dask cluster at {cluster} is gone")
                 failure = future.exception()
                 if isinstance(failure, pool.deaths):
                     if attempt == pool.attempts:
-                        raise Failure(
-                            f"{task}: its worker died or hung {ATTEMPTS} times: {failure}"
+                        raise UserError(
+                            f"{task}: its worker died or hung {MAX_ATTEMPTS} times: {failure}"
                         )
                     start(task, attempt + 1)
                     continue

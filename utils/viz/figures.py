@@ -15,7 +15,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
-def curves(
+def plot_curves(
     path: Path,
     records: Sequence[Mapping[str, Any]],
     panels: Mapping[str, Sequence[str]],

@@ -20,8 +20,8 @@ from models.evaluation import states_before
 from models.rnn import MDNRNN, mixture_log_likelihood, mixture_noise
 from models.vae import ConvVAE
 from utils.data.episodes import Episode
-from utils.errors import Failure
-from utils.io.files import replacing, write_atomically
+from utils.errors import UserError
+from utils.io.files import atomic_replace, write_atomically
 from utils.viz.figures import save_figure, save_image, tile_images, to_uint8
 
 FRAMES_PER_SECOND = 50  # the environment's own
@@ -29,7 +29,7 @@ SCALE = 4  # a 64-pixel frame is shown 256 pixels wide
 TITLES = ("Real", "Reconstruction", "Dream, one step", "Dream, open loop")
 GRID_COLUMNS = 8
 PANEL_TITLES = ("Real", "Reconstruction", "Dream")
-PICTURE_SCALE, PICTURE_EVERY = 3, 3  # of 64 pixels; one frame in so many is shown, 17 a second
+WEBP_SCALE, WEBP_FRAME_STEP = 3, 3  # of 64 pixels; one frame in so many is shown, 17 a second
 
 
 class Replay(NamedTuple):
@@ -48,7 +48,7 @@ class Replay(NamedTuple):
 
 
 @eqx.filter_jit
-def encode(vae: ConvVAE, frames: UInt8[Array, "n 64 64 3"]) -> Float[Array, "n latent"]:
+def encode_frames(vae: ConvVAE, frames: UInt8[Array, "n 64 64 3"]) -> Float[Array, "n latent"]:
     """What the agent sees in each frame: mu."""
     return jax.lax.map(lambda frame: vae.encode(frame)[0], frames, batch_size=64)
 
@@ -61,7 +61,7 @@ def _decode(vae: ConvVAE, z: Float[Array, "n latent"]) -> Float[Array, "n 64 64 
 def replay(vae: ConvVAE, rnn: MDNRNN, episode: Episode, start: int, seed: int = 0) -> Replay:
     """Run the model along a real episode; the open-loop dream begins at frame `start`."""
     start = min(start, len(episode.actions) - 1)
-    mu = encode(vae, jnp.asarray(episode.frames))
+    mu = encode_frames(vae, jnp.asarray(episode.frames))
     z, actions = mu[:-1], jnp.asarray(episode.actions)
     states = states_before(rnn, z, actions)
     along = rnn.unroll(rnn.initial_state(), z, actions)
@@ -88,7 +88,7 @@ def panels_at(episode: Episode, replay: Replay, t: int) -> list[np.ndarray]:
     return [episode.frames[t], replay.seen[t], replay.guessed[t - 1], dreamed]
 
 
-def film_frames(episode: Episode, replay: Replay) -> Iterator[Image.Image]:
+def video_frames(episode: Episode, replay: Replay) -> Iterator[Image.Image]:
     """The pictures of the film: titles and score above the four panels."""
     width, header = 64 * SCALE * len(TITLES), 24
     score = 0.0
@@ -104,11 +104,11 @@ def film_frames(episode: Episode, replay: Replay) -> Iterator[Image.Image]:
         yield image
 
 
-def write_film(path: Path, episode: Episode, replay: Replay) -> None:
+def write_video(path: Path, episode: Episode, replay: Replay) -> None:
     """Write the four panels side by side as MP4 at the environment's own speed."""
-    pictures = film_frames(episode, replay)
+    pictures = video_frames(episode, replay)
     first = next(pictures)
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         # Not imageio_ffmpeg's own writer: it forks, which JAX's threads do not survive for sure.
         source = f"-f rawvideo -pix_fmt rgb24 -s {first.width}x{first.height}".split()
         coding = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-f", "mp4"]
@@ -119,7 +119,7 @@ def write_film(path: Path, episode: Episode, replay: Replay) -> None:
             for image in itertools.chain([first], pictures):
                 ffmpeg.stdin.write(image.tobytes())
         if ffmpeg.returncode != 0:
-            raise Failure(f"cannot write {path}: ffmpeg ended with {ffmpeg.returncode}")
+            raise UserError(f"cannot write {path}: ffmpeg ended with {ffmpeg.returncode}")
 
 
 def write_webp(path: Path, episode: Episode, replay: Replay, seconds: float) -> None:
@@ -130,13 +130,13 @@ def write_webp(path: Path, episode: Episode, replay: Replay, seconds: float) -> 
     first = replay.start + 1
     last = min(len(episode.actions), replay.start + round(seconds * FRAMES_PER_SECOND))
     pictures = [
-        captioned(
+        add_captions(
             [episode.frames[t], replay.seen[t], replay.dreamed[t - first]],
             f"{(t - replay.start) / FRAMES_PER_SECOND:.1f} s",
         )
-        for t in range(first, last + 1, PICTURE_EVERY)
+        for t in range(first, last + 1, WEBP_FRAME_STEP)
     ]
-    pause = 1000 * PICTURE_EVERY // FRAMES_PER_SECOND  # ms
+    pause = 1000 * WEBP_FRAME_STEP // FRAMES_PER_SECOND  # ms
     options = {"duration": pause, "loop": 0, "quality": 60}
     write_atomically(
         path,
@@ -146,9 +146,9 @@ def write_webp(path: Path, episode: Episode, replay: Replay, seconds: float) -> 
     )
 
 
-def captioned(panels: list[np.ndarray], note: str) -> Image.Image:
+def add_captions(panels: list[np.ndarray], note: str) -> Image.Image:
     """The three panels, each uint8 (64, 64, 3), with their captions above them."""
-    size, header = 64 * PICTURE_SCALE, 22
+    size, header = 64 * WEBP_SCALE, 22
     image = Image.new("RGB", (size * len(panels), size + header))
     row = Image.fromarray(np.concatenate(panels, axis=1))
     image.paste(row.resize((image.width, size), Image.Resampling.NEAREST), (0, header))
