@@ -1,1 +1,1 @@
-"""The world model: V sees, M remembers and predicts, C acts. Pure JAX: no files, no environment."""
+"""The world model in pure JAX: the VAE (V), the MDN-RNN (M), the controller (C) and the dream."""

@@ -1,22 +1,22 @@
-"""C: one linear layer from what is seen and remembered to the controls (section 2.3)."""
+"""C: one linear layer from [z, h] to the action (Ha & Schmidhuber 2018, section 2.3)."""
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.rnn import ACTIONS
+from models.rnn import ACTION_SIZE
 
 
 class Controller(eqx.Module):
-    """[z_t, h_t] -> steer, gas, brake; (32 + 256) × 3 + 3 = 867 parameters."""
+    """[z_t, h_t] -> (steer, gas, brake); (32 + 256) × 3 + 3 = 867 parameters by default."""
 
     weight: Float[Array, "features 3"]
     bias: Float[Array, " 3"]
 
     def __init__(self, features: int):
-        # Zeros: straight ahead, half gas, no brake. The search begins there, nothing is cloned.
-        self.weight = jnp.zeros((features, ACTIONS))
-        self.bias = jnp.zeros(ACTIONS)
+        # Zeros steer straight ahead at half gas without braking: the starting point of the search.
+        self.weight = jnp.zeros((features, ACTION_SIZE))
+        self.bias = jnp.zeros(ACTION_SIZE)
 
     def __call__(
         self, z: Float[Array, "*batch latent"], hidden: Float[Array, "*batch hidden"]
@@ -27,32 +27,33 @@ class Controller(eqx.Module):
 
 
 class Whitening(eqx.Module):
-    """Mean and scale of [z, h], so that one mutation strength fits all 867 parameters.
+    """Mean and scale of each feature of [z, h], so that one mutation strength fits all weights.
 
-    The last `unseen` features are hidden from C: the search has no weights for them.
+    The search works on whitened features, ([z, h] − mean) / scale; a controller that drives takes
+    the raw ones. The last `masked` features are hidden from C: the search has no weights for them.
     """
 
     mean: Float[Array, " features"]
     scale: Float[Array, " features"]
-    unseen: int = eqx.field(static=True, default=0)
+    masked: int = eqx.field(static=True, default=0)
 
     @property
-    def seen(self) -> int:
-        """How many features C sees."""
-        return self.mean.shape[0] - self.unseen
+    def visible(self) -> int:
+        """The number of features that C sees."""
+        return self.mean.shape[0] - self.masked
 
-    def fold(self, controller: Controller) -> Controller:
-        """The controller on [z, h] that equals `controller` on what it sees, whitened.
+    def to_raw(self, controller: Controller) -> Controller:
+        """The controller on raw features that equals `controller` on whitened, visible ones.
 
-        Whitened is ([z, h] − mean) / scale; the weights of what is unseen are zero.
+        The weights of masked features are zero.
         """
-        weight = jnp.pad(controller.weight, ((0, self.unseen), (0, 0))) / self.scale[:, None]
+        weight = jnp.pad(controller.weight, ((0, self.masked), (0, 0))) / self.scale[:, None]
         return eqx.tree_at(
             lambda c: (c.weight, c.bias), controller, (weight, controller.bias - self.mean @ weight)
         )
 
-    def unfold(self, controller: Controller) -> Controller:
-        """The inverse of `fold`."""
-        weight = (controller.weight * self.scale[:, None])[: self.seen]
+    def to_whitened(self, controller: Controller) -> Controller:
+        """The inverse of `to_raw`."""
+        weight = (controller.weight * self.scale[:, None])[: self.visible]
         bias = controller.bias + self.mean @ controller.weight
         return eqx.tree_at(lambda c: (c.weight, c.bias), controller, (weight, bias))

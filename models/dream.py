@@ -1,7 +1,7 @@
-"""The dream: the RNN imagines what the controller's actions lead to (section 4).
+"""The dream: rollouts in which M's predictions take the place of the environment (section 4).
 
-The same imagined step, `imagine`, serves evolution, open-loop evaluation, the videos and the
-Gymnasium environment (envs/dream.py).
+One imagined step, `imagine`, serves evolution, open-loop forecasts, the videos and the Gymnasium
+environment (envs/dream.py).
 """
 
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from models.controller import Controller
-from models.rnn import MDNRNN, LSTMState, MixtureNoise, Prediction, sample_mixture
+from models.rnn import MDNRNN, MixtureNoise, Prediction, RNNState, sample_mixture
 
-FAILURE_REWARD = -100.0  # points for failing: what leaving the playfield costs in the real one
-CPU_ROWS = 256  # dreams side by side that the caches of a CPU hold, with all that a step needs
+FAILURE_REWARD = -100.0  # points; CarRacing-v3's reward for leaving the playfield
+CPU_BATCH = 256  # dreams whose activations fit into the caches of a CPU
 
 
 class DreamState(NamedTuple):
-    """Where a dream stands: what is seen, and the memory that has not yet seen it."""
+    """z_t, and M's state before (z_t, a_t)."""
 
     z: Float[Array, "*batch latent"]
-    memory: LSTMState
+    memory: RNNState
 
 
 def imagine(
@@ -32,20 +32,20 @@ def imagine(
     noise: MixtureNoise,
     temperature: float | Float[Array, ""],
 ) -> tuple[DreamState, Prediction]:
-    """One imagined step: the action's consequence is drawn from the RNN's prediction."""
+    """One imagined step: z_{t+1} is sampled from M's prediction for (z_t, a_t)."""
     memory, prediction = rnn.step(state.memory, state.z, action)
     return DreamState(sample_mixture(prediction, noise, temperature), memory), prediction
 
 
-def befall(
-    prediction: Prediction, luck: Float[Array, "*batch"]
+def sample_outcome(
+    prediction: Prediction, u: Float[Array, "*batch"]
 ) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
-    """What a step brings where an end is an end: its reward in points, and whether it failed.
+    """Sample a step's reward in points, and whether the drive failed.
 
-    The dream fails, for FAILURE_REWARD, where `luck`, uniform in 0..1, falls below the predicted
-    probability. Over all luck the sum of these rewards is `dream_return`.
+    `u` is uniform in 0..1; the drive fails, for FAILURE_REWARD, where it is below the predicted
+    probability of failure. The expected sum of these rewards is `dream_return`.
     """
-    failed = luck < jax.nn.sigmoid(prediction.end_logit)
+    failed = u < jax.nn.sigmoid(prediction.end_logit)
     return jnp.where(failed, FAILURE_REWARD, prediction.reward), failed
 
 
@@ -59,12 +59,13 @@ def dream_return(
 ) -> Float[Array, ""]:
     """Expected return of one dream in points, over as many steps as `noise` has rows.
 
-    Survival is soft: a step counts by the probability that the dream got there, and its chance
-    of failing costs FAILURE_REWARD. A hard end would make the return a lottery. The same doubt
-    counts at every step that it lasts: survival is pessimistic, which keeps C away from doubt.
+    Failure is taken in expectation, because sampling it would make the return very noisy: a step's
+    reward counts with the probability that the dream is still alive, and its probability of failure
+    costs FAILURE_REWARD. A probability of failure that persists is counted again at every step, so
+    survival is underestimated and C learns to avoid states in which M is unsure.
 
-    No step counts more than `reward_limit` points. A dream is a piece of a lap, and in a piece
-    twice the speed is twice the tiles; but a whole lap's tiles are 1000 points at any speed.
+    `reward_limit` caps the reward of a step. In a dream of a few seconds, twice the speed brings
+    twice the tiles, but a whole lap is worth 1000 points at any speed.
     """
 
     def step(
@@ -90,13 +91,13 @@ def dream_returns(
     temperature: float | Float[Array, ""],
     reward_limit: float | Float[Array, ""] = jnp.inf,
 ) -> Float[Array, "candidates dreams"]:
-    """Returns of every candidate in every dream, spread over all of JAX's devices.
+    """Returns of every candidate in every dream, sharded over all of JAX's devices.
 
     Args:
         controllers: leaves with a leading axis of candidates.
         starts: leaves with a leading axis of dreams.
-        noise: (dreams, steps, latent); all candidates meet the same noise in the same dream, so
-            that their returns differ by what they do and not by luck.
+        noise: (dreams, steps, latent), the same for all candidates, so that their returns differ
+            by their actions alone.
     """
     over_dreams = jax.vmap(dream_return, in_axes=(None, None, 0, 0, None, None))
 
@@ -104,39 +105,39 @@ def dream_returns(
         return over_dreams(rnn, controller, starts, noise, temperature, reward_limit)
 
     candidates, dreams = len(controllers.bias), len(noise.normal)
-    together, devices = layout(candidates, dreams, len(jax.devices()), jax.default_backend())
-    # The search's own arithmetic must not be divided among devices: its sums would round anew.
-    whole = on_each_device(candidates, dreams)
-    shared = NamedSharding(whole.mesh, PartitionSpec("devices"))
-    controllers = jax.lax.with_sharding_constraint(controllers, whole)
-    shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), controllers)
-    shares = jax.lax.with_sharding_constraint(shares, shared)
-    found = jax.vmap(lambda share: jax.lax.map(returns, share, batch_size=together))(shares)
-    return jax.lax.with_sharding_constraint(found.reshape(candidates, dreams), whole)
+    batch, devices = device_layout(candidates, dreams, len(jax.devices()), jax.default_backend())
+    # CMA-ES itself stays replicated: its sums would round differently if they were sharded.
+    replicated = replicated_sharding(candidates, dreams)
+    sharded = NamedSharding(replicated.mesh, PartitionSpec("devices"))
+    controllers = jax.lax.with_sharding_constraint(controllers, replicated)
+    shards = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), controllers)
+    shards = jax.lax.with_sharding_constraint(shards, sharded)
+    found = jax.vmap(lambda shard: jax.lax.map(returns, shard, batch_size=batch))(shards)
+    return jax.lax.with_sharding_constraint(found.reshape(candidates, dreams), replicated)
 
 
-def on_each_device(candidates: int, dreams: int) -> NamedSharding:
-    """Where all that is not shared out lies: whole, on every device that the population has."""
-    _, devices = layout(candidates, dreams, len(jax.devices()), jax.default_backend())
+def replicated_sharding(candidates: int, dreams: int) -> NamedSharding:
+    """A full copy on every device that `dream_returns` uses for this population."""
+    _, devices = device_layout(candidates, dreams, len(jax.devices()), jax.default_backend())
     return NamedSharding(Mesh(jax.devices()[:devices], ("devices",)), PartitionSpec())
 
 
-def layout(candidates: int, dreams: int, devices: int, platform: str) -> tuple[int, int]:
-    """How many candidates dream together, and on how many devices.
+def device_layout(candidates: int, dreams: int, devices: int, platform: str) -> tuple[int, int]:
+    """(candidates per batch, devices used) for a population.
 
-    A CPU takes as many as its caches hold, a GPU all at once. On a CPU the number follows from
-    the population alone: a matrix product's last bits depend on its size, so that returns would
-    depend on the number of devices.
+    A CPU takes as many candidates as fit into its caches, a GPU all of its share. On a CPU the
+    batch depends on the population alone: the last bits of a matrix product depend on its size, and
+    returns must not depend on the number of devices.
     """
     if platform == "cpu":
-        together = _largest_divisor(candidates, max(1, CPU_ROWS // dreams))
-        return together, _largest_divisor(candidates // together, devices)
+        batch = _largest_divisor(candidates, max(1, CPU_BATCH // dreams))
+        return batch, _largest_divisor(candidates // batch, devices)
     used = _largest_divisor(candidates, devices)
     return candidates // used, used
 
 
-def _largest_divisor(number: int, most: int) -> int:
-    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
+def _largest_divisor(number: int, maximum: int) -> int:
+    return next(n for n in range(min(number, maximum), 0, -1) if number % n == 0)
 
 
 def open_loop(
@@ -146,7 +147,7 @@ def open_loop(
     noise: MixtureNoise,
     temperature: float | Float[Array, ""] = 1.0,
 ) -> tuple[Float[Array, "steps latent"], Prediction]:
-    """Dream along given actions: the imagined z after each, and each prediction."""
+    """Dream along given actions: the imagined z after each of them, and each prediction."""
 
     def step(state: DreamState, row: tuple) -> tuple[DreamState, tuple[Array, Prediction]]:
         state, prediction = imagine(rnn, state, *row, temperature)

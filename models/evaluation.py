@@ -1,34 +1,37 @@
-"""How well M foresees: at one step, and in open-loop dreams along recorded actions."""
+"""Forecasts of M on recorded episodes: the next step, and open-loop dreams of many steps."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.dream import DreamState, open_loop
-from models.rnn import MDNRNN, LSTMState, Window, masked_mean, mixture_log_likelihood, mixture_noise
+from models.rnn import MDNRNN, RNNState, Window, masked_mean, mixture_log_likelihood, mixture_noise
 from models.vae import sample_latent
 
 HORIZONS = (10, 50, 200)  # steps of 1/50 s
-EPISODES_AT_ONCE = 4  # predictions are large: those of a few episodes are in memory, not all
+EPISODES_PER_BATCH = 4  # bounds the memory that predictions of whole episodes take
 
 
 def states_before(
     rnn: MDNRNN, z: Float[Array, "time latent"], actions: Float[Array, "time 3"]
-) -> LSTMState:
-    """The state before each step of an episode, (time, hidden): what a driver has at z_t."""
+) -> RNNState:
+    """M's state before each step of an episode, leaves (time, ...): what C sees beside z_t."""
     start = rnn.initial_state()
-    along = rnn.unroll(start, z, actions)
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), start, along)
+    states = rnn.unroll(start, z, actions)
+    return jax.tree.map(
+        lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), start, states
+    )
 
 
 def one_step(rnn: MDNRNN, episodes: Window, key: PRNGKeyArray) -> dict[str, Float[Array, ""]]:
-    """Forecasts of the very next step, over whole episodes (leaves (episodes, time, ...)).
+    """Metrics of next-step forecasts over whole episodes, leaves (episodes, time, ...).
 
-    `nll` in nats a latent dimension; rewards in points a step, `optimism` is predicted − real;
-    `end_predicted` and `end_real` are mean probabilities of being lost.
+    `nll` in nats per latent dimension; `reward_error` (absolute) and `reward_bias` (predicted −
+    real) in points per step; `end_entropy`, the cross-entropy of the end head, in nats;
+    `end_predicted` and `end_real`, mean predicted and real probability of failure.
     """
 
-    def along(row: tuple[Array, Window]) -> tuple[Array, Array, Array]:
+    def forecast(row: tuple[Array, Window]) -> tuple[Array, Array, Array]:
         z, episode = row
         states = rnn.unroll(rnn.initial_state(), z, episode.actions)
         prediction = rnn.predict(states.hidden, z)
@@ -36,26 +39,26 @@ def one_step(rnn: MDNRNN, episodes: Window, key: PRNGKeyArray) -> dict[str, Floa
         return likelihood, prediction.reward, prediction.end_logit
 
     z = sample_latent(episodes.mu, episodes.logvar, key)
-    rows = jax.lax.map(along, (z, episodes), batch_size=EPISODES_AT_ONCE)
+    rows = jax.lax.map(forecast, (z, episodes), batch_size=EPISODES_PER_BATCH)
     likelihood, reward, end_logit = rows
     error = reward - episodes.rewards
     entropy = jax.nn.softplus(end_logit) - episodes.failed * end_logit
     return {
         "nll": -masked_mean(likelihood, episodes.mask),
         "reward_error": masked_mean(jnp.abs(error), episodes.mask),
-        "optimism": masked_mean(error, episodes.mask),
+        "reward_bias": masked_mean(error, episodes.mask),
         "end_entropy": masked_mean(entropy, episodes.mask),
         "end_predicted": masked_mean(jax.nn.sigmoid(end_logit), episodes.mask),
         "end_real": masked_mean(episodes.failed.astype(jnp.float32), episodes.mask),
     }
 
 
-def dream_along(
+def open_loop_rollout(
     rnn: MDNRNN, episode: Window, start: Int[Array, ""], key: PRNGKeyArray
 ) -> tuple[Float[Array, "horizon 4"], Window]:
-    """An open-loop dream from row `start` of one episode, and what really happened.
+    """An open-loop dream from row `start` of an episode, and the rows that really followed.
 
-    Returns nll, reward, end probability and valid for each step up to the last horizon.
+    The dream's columns: nll, reward, probability of failure, 1 where the real row is not padding.
     """
     steps = HORIZONS[-1]
     states = states_before(rnn, episode.mu, episode.actions)
@@ -71,31 +74,32 @@ def dream_along(
 def open_loop_forecasts(
     rnn: MDNRNN, episodes: Window, starts: Int[Array, "episodes starts"], key: PRNGKeyArray
 ) -> dict[str, Float[Array, ""]]:
-    """Forecasts 10, 50 and 200 steps into open-loop dreams, from `starts` of every episode.
+    """Metrics of open-loop dreams from the rows `starts` of every episode.
 
-    For each horizon k: `nll` of the real latent at step k, `reward_error` and `optimism` of the
-    sum of k rewards in points, predicted and real share of dreams that were lost.
-    Steps after the real episode's end count for neither side.
+    For each horizon k: `nll_k` of the real latent at step k; `reward_error_k` and `reward_bias_k`
+    of the sum of k rewards, in points; `end_predicted_k` and `end_real_k`, the predicted and the
+    real share of drives that failed within k steps. Steps after the real episode's end count on
+    neither side.
     """
     keys = jax.random.split(key, starts.shape)
-    over_starts = jax.vmap(dream_along, (None, None, 0, 0))
+    over_starts = jax.vmap(open_loop_rollout, (None, None, 0, 0))
     dreamed, real = jax.lax.map(
-        lambda row: over_starts(rnn, *row), (episodes, starts, keys), batch_size=EPISODES_AT_ONCE
+        lambda row: over_starts(rnn, *row), (episodes, starts, keys), batch_size=EPISODES_PER_BATCH
     )
     nll, reward, end, valid = jnp.moveaxis(dreamed, -1, 0)
-    figures = {}
+    metrics = {}
     for k in HORIZONS:
         error = reward[..., :k] - real.rewards[..., :k]
         difference = jnp.where(valid[..., :k] > 0, error, 0).sum(-1)
         survival = jnp.prod(1 - end[..., :k] * valid[..., :k], axis=-1)
         failed = real.failed[..., :k].any(-1)
-        known = failed | (valid[..., k - 1] > 0)
+        known = failed | (valid[..., k - 1] > 0)  # otherwise the time limit cut the episode off
         at_k = valid[..., k - 1] > 0
-        figures |= {
+        metrics |= {
             f"nll_{k}": masked_mean(nll[..., k - 1], at_k),
             f"reward_error_{k}": masked_mean(jnp.abs(difference), known),
-            f"optimism_{k}": masked_mean(difference, known),
+            f"reward_bias_{k}": masked_mean(difference, known),
             f"end_predicted_{k}": masked_mean(1 - survival, known),
             f"end_real_{k}": masked_mean(failed.astype(jnp.float32), known),
         }
-    return figures
+    return metrics

@@ -1,8 +1,8 @@
 """M: the MDN-RNN (Ha & Schmidhuber 2018, appendix A.2; Graves 2013 for mixture and LSTM).
 
-An LSTM reads (z_t, a_t) and predicts a mixture of Gaussians for each dimension of z_{t+1}, the
-reward that a_t causes, and whether it ends the episode off the playfield. One `step` serves
-training, dream and real drive.
+An LSTM reads (z_t, a_t). From its hidden state, M predicts z_{t+1} as a mixture of Gaussians per
+latent dimension, the reward that a_t causes, and the probability that a_t ends the drive in
+failure. The same `step` serves training, the dream and the real track.
 """
 
 from typing import NamedTuple
@@ -13,32 +13,34 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from models.layers.linear import Linear
-from models.layers.lstm import LSTMState, advance, run
+from models.layers.lstm import LSTMCell, LSTMState
 from models.vae import LATENT, sample_latent
 
 HIDDEN = 256
-ACTIONS = 3
 COMPONENTS = 5
+ACTION_SIZE = 3  # steer, gas, brake
 
-# Rewards are learned in tiles: −0.1 a step, and 1000 / N for each of a track's N ≈ 296 tiles.
+# M predicts rewards in tiles: each step costs 0.1 points, each of a track's N ≈ 296 tiles brings
+# 1000 / N.
 STEP_REWARD, TILE_REWARD = -0.1, 1000 / 296
+
+RNNState = LSTMState  # M's memory: a pytree with leaves (*batch, ...) and a field `hidden`
 
 
 class Prediction(NamedTuple):
-    """What the RNN expects of the next step. The latent axis is last: long and contiguous."""
+    """M's prediction of the next step. The latent axis is last: long and contiguous."""
 
     log_weight: Float[Array, "*batch components latent"]  # normalised over the components
     mean: Float[Array, "*batch components latent"]
     log_scale: Float[Array, "*batch components latent"]
     reward: Float[Array, "*batch"]  # points
-    end_logit: Float[Array, "*batch"]  # of failing: off the playfield, or stuck off the road
+    end_logit: Float[Array, "*batch"]  # of failure: off the playfield, or stuck off the road
 
 
 class MDNRNN(eqx.Module):
-    """LSTM with a mixture head: (z_t, a_t, state) -> (state, what comes next)."""
+    """A recurrent cell and linear heads: (state, z_t, a_t) -> (state, prediction)."""
 
-    from_input: Linear
-    from_hidden: Float[Array, "hidden 4*hidden"]
+    cell: LSTMCell
     heads: Linear
     latent: int = eqx.field(static=True)
     components: int = eqx.field(static=True)
@@ -51,52 +53,48 @@ class MDNRNN(eqx.Module):
         *,
         key: PRNGKeyArray,
     ):
-        input_key, hidden_key, head_key = jax.random.split(key, 3)
-        self.from_input = Linear(latent + ACTIONS, 4 * hidden, key=input_key)
-        orthogonal = jax.nn.initializers.orthogonal()
-        self.from_hidden = jnp.concatenate(
-            [orthogonal(k, (hidden, hidden)) for k in jax.random.split(hidden_key, 4)], axis=1
+        input_key, recurrent_key, head_key = jax.random.split(key, 3)
+        self.cell = LSTMCell(
+            latent + ACTION_SIZE, hidden, input_key=input_key, recurrent_key=recurrent_key
         )
         self.heads = Linear(hidden, 3 * components * latent + 2, key=head_key)
         self.latent, self.components = latent, components
 
     @property
     def hidden(self) -> int:
-        """Size of the hidden layer."""
-        return self.from_hidden.shape[0]
+        """Size of the hidden state."""
+        return self.heads.weight.shape[0]
 
-    def initial_state(self) -> LSTMState:
-        """The state before an episode's first frame: zeros."""
-        return LSTMState(jnp.zeros(self.hidden), jnp.zeros(self.hidden))
+    def initial_state(self, *batch: int) -> RNNState:
+        """The state before an episode's first frame: zeros, leaves (*batch, ...)."""
+        return self.cell.initial_state(*batch)
 
     def step(
-        self, state: LSTMState, z: Float[Array, "*batch latent"], action: Float[Array, "*batch 3"]
-    ) -> tuple[LSTMState, Prediction]:
-        """One step: what was seen and done -> the new state and the prediction."""
-        projected = self.from_input(jnp.concatenate([z, action], axis=-1))
-        state = advance(state, projected, self.from_hidden)
+        self, state: RNNState, z: Float[Array, "*batch latent"], action: Float[Array, "*batch 3"]
+    ) -> tuple[RNNState, Prediction]:
+        """Update the state by (z_t, a_t) and predict the next step."""
+        state = self.cell.step(state, jnp.concatenate([z, action], axis=-1))
         return state, self.predict(state.hidden, z)
 
     def unroll(
         self,
-        state: LSTMState,
+        state: RNNState,
         z: Float[Array, "time *batch latent"],
         actions: Float[Array, "time *batch 3"],
-    ) -> LSTMState:
-        """`step` over a sequence, without the heads: the state after every step.
+    ) -> RNNState:
+        """`step` over a sequence, without the heads.
 
-        Args: state (*batch, hidden). Returns leaves (time, *batch, hidden). The projections of all
-        inputs are one matrix product instead of one a step.
+        Takes the state before the first step, leaves (*batch, ...); returns the state after every
+        step, leaves (time, *batch, ...).
         """
-        inputs = jnp.concatenate([z, actions], axis=-1)
-        return run(state, self.from_input(inputs), self.from_hidden)
+        return self.cell.unroll(state, jnp.concatenate([z, actions], axis=-1))
 
     def predict(
         self, hidden: Float[Array, "*batch hidden"], z: Float[Array, "*batch latent"]
     ) -> Prediction:
-        """The heads: the hidden layer that has seen (z_t, a_t) -> what comes next.
+        """The heads, on the hidden state after (z_t, a_t).
 
-        The means are relative to z_t: most of a frame is still there in the next one.
+        The means are relative to z_t, since consecutive frames are much alike.
         """
         size = self.components * self.latent
         parts = jnp.split(self.heads(hidden), [size, 2 * size, 3 * size, 3 * size + 1], axis=-1)
@@ -120,14 +118,14 @@ def mixture_log_likelihood(
 
 
 class MixtureNoise(NamedTuple):
-    """The randomness of one sample, drawn beforehand so that many dreams can share it."""
+    """The randomness of one mixture sample, drawn in advance so that many dreams can share it."""
 
-    choice: Float[Array, "*batch latent"]  # uniform in 0..1: which component
+    choice: Float[Array, "*batch latent"]  # uniform in 0..1, selects the component
     normal: Float[Array, "*batch latent"]
 
 
 def mixture_noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> MixtureNoise:
-    """Noise for samples of the given shape, its last axis the latent."""
+    """Noise for samples of the given shape; its last axis is the latent."""
     choice_key, normal_key = jax.random.split(key)
     return MixtureNoise(jax.random.uniform(choice_key, shape), jax.random.normal(normal_key, shape))
 
@@ -135,37 +133,37 @@ def mixture_noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> MixtureNoise:
 def sample_mixture(
     prediction: Prediction, noise: MixtureNoise, temperature: float | Float[Array, ""]
 ) -> Float[Array, " latent"]:
-    """z_{t+1} drawn dimension by dimension.
+    """Sample z_{t+1}, each dimension from its own mixture.
 
-    Temperature as in Ha's code: logits divided by it, scales multiplied by its square root.
+    Temperature as in Ha's code: logits are divided by it, scales multiplied by its square root.
     """
     weights = jax.nn.softmax(prediction.log_weight / temperature, axis=-2)
-    # Inverse of the cumulative distribution, component by component: the chosen one is the last
-    # whose predecessors' weights sum to less than the uniform draw. Selecting by `where` keeps
-    # the latent as the contiguous axis; a gather would be ten times slower on a CPU.
+    # Inverse transform sampling: the last component for which the weights before it sum to less
+    # than the uniform draw. `where` keeps the latent as the contiguous axis; a gather would be ten
+    # times slower on a CPU.
     mean, log_scale = prediction.mean[..., 0, :], prediction.log_scale[..., 0, :]
-    below = jnp.zeros_like(mean)
+    cumulative = jnp.zeros_like(mean)
     for k in range(1, weights.shape[-2]):
-        below = below + weights[..., k - 1, :]
-        later = noise.choice > below
-        mean = jnp.where(later, prediction.mean[..., k, :], mean)
-        log_scale = jnp.where(later, prediction.log_scale[..., k, :], log_scale)
+        cumulative = cumulative + weights[..., k - 1, :]
+        selected = noise.choice > cumulative
+        mean = jnp.where(selected, prediction.mean[..., k, :], mean)
+        log_scale = jnp.where(selected, prediction.log_scale[..., k, :], log_scale)
     return mean + jnp.exp(log_scale) * jnp.sqrt(temperature) * noise.normal
 
 
 def asymmetric_error(
     predicted: Float[Array, "*batch"], target: Float[Array, "*batch"], optimism_penalty: float
 ) -> Float[Array, "*batch"]:
-    """Squared error in tiles, `optimism_penalty` times as heavy where the prediction is too high.
+    """Squared error in tiles², multiplied by `optimism_penalty` where the prediction is too high.
 
-    Its minimum is the expectile at level 1 / (1 + penalty) (Newey & Powell 1987).
+    Minimised by the expectile at level 1 / (1 + optimism_penalty) (Newey & Powell 1987).
     """
     error = (predicted - target) / TILE_REWARD
     return jnp.square(error) * jnp.where(error > 0, optimism_penalty, 1.0)
 
 
 class Window(NamedTuple):
-    """Consecutive steps of one episode; row t is seen, done and caused, as on file."""
+    """Consecutive steps of one episode. Row t: z_t, a_t, and what a_t caused."""
 
     mu: Float[Array, "*batch time latent"]
     logvar: Float[Array, "*batch time latent"]
@@ -173,18 +171,18 @@ class Window(NamedTuple):
     next_logvar: Float[Array, "*batch time latent"]
     actions: Float[Array, "*batch time 3"]
     rewards: Float[Array, "*batch time"]  # points, smoothed
-    failed: Bool[Array, "*batch time"]  # the drive is lost, as hindsight knows
+    failed: Bool[Array, "*batch time"]  # the label of the end head
     mask: Bool[Array, "*batch time"]  # False: padding after the episode's end
 
 
 class RNNLoss(NamedTuple):
-    """What `rnn_loss` is made of, means over the steps of a window."""
+    """The terms of `rnn_loss`, means over the unpadded steps."""
 
     total: Float[Array, ""]
-    nll: Float[Array, ""]  # nats for each latent dimension
+    nll: Float[Array, ""]  # nats per latent dimension
     reward: Float[Array, ""]  # asymmetric squared error, tiles²
     end: Float[Array, ""]  # cross-entropy, nats
-    optimism: Float[Array, ""]  # predicted − real reward, points
+    reward_bias: Float[Array, ""]  # predicted − real reward, points
 
 
 def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[Array, ""]:
@@ -194,31 +192,31 @@ def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> 
 
 def rnn_loss(
     rnn: MDNRNN,
-    states: LSTMState,
+    state: RNNState,
     window: Window,
     key: PRNGKeyArray,
     optimism_penalty: float,
     reward_weight: float,
-) -> tuple[RNNLoss, LSTMState]:
-    """Loss of a batch of windows that begin in `states`; the states after them, too.
+) -> tuple[RNNLoss, RNNState]:
+    """Loss of a batch of windows, and the state after them.
 
-    z is drawn anew from (mu, logvar) at every call, in and out.
+    `window` has leaves (batch, time, ...); `state` is the state before the windows, leaves
+    (batch, ...). z_t and z_{t+1} are sampled from (mu, logvar) at every call.
     """
-    window = jax.tree.map(lambda rows: jnp.swapaxes(rows, 0, 1), window)  # time first, as in a scan
-    # Drawn in a loop of two: otherwise XLA draws them anew for each component they are compared to.
-    mu, logvar = (
-        jnp.stack([window.mu, window.next_mu]),
-        jnp.stack([window.logvar, window.next_logvar]),
-    )
+    window = jax.tree.map(lambda rows: jnp.swapaxes(rows, 0, 1), window)  # time first, for the scan
+    # Sampled in a loop of two: otherwise XLA draws the target again for every mixture component.
+    mu = jnp.stack([window.mu, window.next_mu])
+    logvar = jnp.stack([window.logvar, window.next_logvar])
     z, target = jax.lax.map(lambda row: sample_latent(*row), (mu, logvar, jax.random.split(key)))
-    along = rnn.unroll(states, z, window.actions)
-    prediction = rnn.predict(along.hidden, z)
+    states = rnn.unroll(state, z, window.actions)
+    prediction = rnn.predict(states.hidden, z)
     nll = -masked_mean(mixture_log_likelihood(prediction, target).mean(-1), window.mask)
     error = asymmetric_error(prediction.reward, window.rewards, optimism_penalty)
     reward = masked_mean(error, window.mask)
     labels = window.failed.astype(jnp.float32)
-    entropy = jax.nn.softplus(prediction.end_logit) - labels * prediction.end_logit
-    end = masked_mean(entropy, window.mask)
-    optimism = masked_mean(prediction.reward - window.rewards, window.mask)
+    cross_entropy = jax.nn.softplus(prediction.end_logit) - labels * prediction.end_logit
+    end = masked_mean(cross_entropy, window.mask)
+    reward_bias = masked_mean(prediction.reward - window.rewards, window.mask)
     total = nll + reward_weight * reward + end
-    return RNNLoss(total, nll, reward, end, optimism), jax.tree.map(lambda s: s[-1], along)
+    last_state = jax.tree.map(lambda s: s[-1], states)
+    return RNNLoss(total, nll, reward, end, reward_bias), last_state

@@ -13,13 +13,16 @@ from models.layers.linear import Linear
 LATENT = 32
 FRAME_PIXELS = 64
 
-# Frames are 64×64×3. The bottom eight rows are the dashboard; its bars, to the right of the
-# score, are the only place where a single frame shows speed, and they cover few pixels.
+# The bottom eight rows of a frame are the dashboard. Its bars, to the right of the score, are the
+# only place where a single frame shows speed, and they cover few pixels.
 DASHBOARD_ROW, BARS_COLUMN = 56, 8
 
 
 class ConvVAE(eqx.Module):
-    """64×64×3 frame <-> Gaussian over `latent` dimensions; 4,348,547 parameters at 32."""
+    """Encodes a 64×64×3 frame as a Gaussian over the latent z and decodes z to a frame.
+
+    4,348,547 parameters with 32 latent dimensions.
+    """
 
     encoder: list[Conv]
     to_mu: Linear
@@ -53,7 +56,7 @@ class ConvVAE(eqx.Module):
         return self.to_mu(x), self.to_logvar(x)
 
     def decode(self, latent: Float[Array, "*batch latent"]) -> Float[Array, "*batch 64 64 3"]:
-        """Latent -> frame, float 0..1."""
+        """z -> frame, float 0..1."""
         x = self.from_latent(latent)[..., None, None, :]
         for layer in self.decoder[:-1]:
             x = jax.nn.relu(layer(x))
@@ -61,7 +64,7 @@ class ConvVAE(eqx.Module):
 
 
 def to_float(frame: UInt8[Array, "*shape"] | Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """uint8 0..255 -> float32 0..1; floats pass as they are."""
+    """uint8 0..255 -> float32 0..1; floats are returned unchanged."""
     return frame.astype(jnp.float32) / 255 if frame.dtype == jnp.uint8 else frame
 
 
@@ -80,26 +83,26 @@ def kl_divergence(
 
 
 class LossWeights(NamedTuple):
-    """What `vae_loss` weighs against each other."""
+    """Weights of the terms of `vae_loss`."""
 
-    # Of the KL: twice the variance by which the decoder forgives a pixel (Rybkin et al. 2021). At
-    # 1, as in Ha's code, half of the latent says nothing about the road and is noise to M and C.
+    # Of the KL: twice the variance of the decoder's Gaussian (Rybkin et al. 2021). At 1, as in Ha's
+    # code, half of the latent dimensions carry no information and are noise to M and C.
     kl: float
-    free_bits: float  # nats of KL a latent dimension that cost nothing
-    dashboard: float  # of the squared error of the dashboard's bars
+    free_bits: float  # nats of KL per latent dimension that are not penalised
+    dashboard: float  # of the dashboard bars' squared error
 
 
 class VAELoss(NamedTuple):
-    """What `vae_loss` is made of, means over the batch."""
+    """The terms of `vae_loss`, means over the batch."""
 
     total: Float[Array, ""]
-    reconstruction: Float[Array, ""]  # weighted squared error, summed over a frame
-    kl: Float[Array, ""]  # nats, summed over the latent, before free bits
-    mse: Float[Array, ""]  # plain squared error of a pixel value in 0..1
+    reconstruction: Float[Array, ""]  # weighted squared error, summed over the frame
+    kl: Float[Array, ""]  # nats per frame, without free bits
+    mse: Float[Array, ""]  # unweighted, per pixel value in 0..1
 
 
 def pixel_weights(dashboard_weight: float) -> Float[Array, "64 64 1"]:
-    """Weight of each pixel's squared error: `dashboard_weight` on the dashboard's bars, else 1."""
+    """Weight of each pixel's squared error: `dashboard_weight` on the dashboard bars, else 1."""
     weights = jnp.ones((FRAME_PIXELS, FRAME_PIXELS, 1))
     return weights.at[DASHBOARD_ROW:, BARS_COLUMN:].set(dashboard_weight)
 
@@ -110,9 +113,9 @@ def vae_loss(
     key: PRNGKeyArray,
     weights: LossWeights,
 ) -> VAELoss:
-    """Squared error + weighted KL, the latent's KL counted from some free nats a dimension.
+    """Squared error + weights.kl · max(KL, free_bits · latent), as in Ha's code.
 
-    As in Ha's code: max(KL, free_bits · latent). Below it, V is free to say more about a frame.
+    The KL of a frame is free up to `free_bits` nats per latent dimension (Kingma et al. 2016).
     """
     x = to_float(frames)
     mu, logvar = vae.encode(x)
@@ -120,6 +123,6 @@ def vae_loss(
     squared = jnp.square(x - y)
     reconstruction = (squared * pixel_weights(weights.dashboard)).sum((1, 2, 3)).mean()
     kl = jax.vmap(kl_divergence)(mu, logvar).sum(-1)
-    limited = jnp.maximum(kl, weights.free_bits * mu.shape[-1]).mean()
-    total = reconstruction + weights.kl * limited
+    penalised = jnp.maximum(kl, weights.free_bits * mu.shape[-1]).mean()
+    total = reconstruction + weights.kl * penalised
     return VAELoss(total, reconstruction, kl.mean(), squared.mean())

@@ -1,1 +1,1 @@
-"""Layers with the arithmetic that XLA does fast on a CPU, and their reference forms."""
+"""Layers written for fast CPU execution under XLA: linear, convolution, LSTM."""

@@ -1,4 +1,4 @@
-"""Matrix products with weights, and how weights begin."""
+"""Matrix products with a fast weight gradient, and the linear layer built on them."""
 
 import equinox as eqx
 import jax
@@ -6,38 +6,39 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def uniform(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int) -> Float[Array, "..."]:
-    """U(±1 / √fan-in), as layers of PyTorch and Equinox begin."""
+    """U(±1 / √fan_in), the default initialisation of PyTorch and Equinox."""
     bound = 1 / fan_in**0.5
     return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
 
-def outer_sum(
-    x: Float[Array, "*batch inputs"], y: Float[Array, "*batch outputs"]
+def weight_grad(
+    x: Float[Array, "*batch inputs"], dy: Float[Array, "*batch outputs"]
 ) -> Float[Array, "inputs outputs"]:
-    """The sum of x yᵀ over the batch: what a weight matrix owes to all its uses.
+    """Σ x dyᵀ over the batch: the gradient of W in y = x W, given dy.
 
-    On a CPU XLA copies the left operand of such a product transposed: let it be the smaller one.
+    XLA's CPU backend copies the left operand of such a product transposed, so the smaller one
+    goes left.
     """
-    x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-    return x.T @ y if x.shape[1] < y.shape[1] else (y.T @ x).T
+    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    return x.T @ dy if x.shape[1] < dy.shape[1] else (dy.T @ x).T
 
 
 @jax.custom_vjp
-def product(
+def matmul(
     x: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*batch outputs"]:
-    """x @ weight, with `outer_sum` as the weight's gradient."""
+    """x @ weight; its gradient with respect to `weight` is `weight_grad`."""
     return x @ weight
 
 
-product.defvjp(
+matmul.defvjp(
     lambda x, weight: (x @ weight, (x, weight)),
-    lambda saved, dy: (dy @ saved[1].T, outer_sum(saved[0], dy)),
+    lambda saved, dy: (dy @ saved[1].T, weight_grad(saved[0], dy)),
 )
 
 
 class Linear(eqx.Module):
-    """x @ weight + bias, the weight laid out (inputs, outputs) for batched products."""
+    """x @ weight + bias. The weight has shape (inputs, outputs), unlike `eqx.nn.Linear`'s."""
 
     weight: Float[Array, "inputs outputs"]
     bias: Float[Array, " outputs"]
@@ -49,4 +50,4 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """(..., inputs) -> (..., outputs)."""
-        return product(x, self.weight) + self.bias
+        return matmul(x, self.weight) + self.bias
