@@ -50,7 +50,7 @@ run: $(VENV)/installed  ## a first taste: all six steps in about 10 minutes of 2
 	$(BIN)/python process_data.py $(QUICK)
 	$(BIN)/python train_rnn.py $(QUICK)
 	$(BIN)/python train_dream.py $(QUICK)
-	$(BIN)/python test_agent.py $(QUICK) --yardstick random
+	$(BIN)/python test_agent.py $(QUICK) --baseline random
 
 # Sized for some hours of 2 CPU cores. Every command goes on where it was stopped: so does this one.
 reproduce: $(VENV)/installed  ## the recipe of docs/experiments.md, from nothing to 100 test tracks

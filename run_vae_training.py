@@ -156,7 +156,7 @@ def train(settings: Settings) -> None:
     steps = settings.continue_steps if plan.continued_from else settings.steps
     optimiser = make_optimiser(settings, steps)
     step = make_step(settings, optimiser)
-    reached = plan.done, first_state(plan, optimiser, settings)
+    reached = plan.done, initial_training_state(plan, optimiser, settings)
     frames = evenly_spaced_frames(held_out, HELD_OUT_FRAMES)
     if not len(frames):
         frames = evenly_spaced_frames(training, HELD_OUT_FRAMES)
@@ -191,7 +191,7 @@ def train(settings: Settings) -> None:
     print(f"{final}: squared error {read_metrics(metrics.path)[-1]['held_out_mse']:.5f} held out")
 
 
-def first_state(
+def initial_training_state(
     plan: ResumePlan, optimiser: optax.GradientTransformation, settings: Settings
 ) -> TrainingState:
     """The state that the plan begins with: random, saved, or the last weights."""

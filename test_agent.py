@@ -2,7 +2,7 @@
 
     python test_agent.py                          # 100 test tracks, the standard protocol
     python test_agent.py --split validation --episodes 16
-    python test_agent.py --first-track 7 --episodes 1 --yardstick random
+    python test_agent.py --first-track 7 --episodes 1 --baseline random
 
 Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir, drives from the first frame on: no scripted
 warm-up. Writes evaluation.json, and for the first --videos tracks a film (Real | Reconstruction |
@@ -39,8 +39,11 @@ class Settings(CommonSettings):
         None, "drive the tracks from this seed on instead of a split", minimum=0, maximum=2**32 - 1
     )
     output_dir: Path | None = setting(None, "where results go, by default --run-dir")
-    yardstick: str = setting(
-        "none", "another driver on the same tracks", choices=("none", "random", "scripted")
+    baseline: str = setting(
+        "none",
+        "another driver on the same tracks",
+        choices=("none", "random", "scripted"),
+        old_name="yardstick",
     )
     videos: int = setting(1, "how many of the tracks are filmed", minimum=0)
     dream_from: int = setting(100, "step at which the film's open-loop dream begins", minimum=0)
@@ -108,15 +111,15 @@ def main(settings: Settings) -> None:
             append_record(settings.log, log_line(evaluation))
         for track in evaluation["tracks"][: settings.videos]:
             film(settings, agent, output, track)
-    yardstick = evaluation["yardstick"]
-    if yardstick:
-        print(describe(f"{yardstick['driver']} driving", yardstick))
+    baseline = evaluation["baseline"]
+    if baseline:
+        print(describe(f"{baseline['driver']} driving", baseline))
     print(describe("the agent", evaluation))
     print(f"{output / 'evaluation.json'}")
 
 
 def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, Any]:
-    """Drive the agent, and the yardstick if there is one, over the tracks."""
+    """Drive the agent, and the baseline if there is one, over the tracks."""
     first = settings.first_track
     tracks = SPLITS[settings.split] if first is None else range(first, first + settings.episodes)
     drives = [
@@ -136,14 +139,14 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
         **summarise(drive_tracks(drives, settings.workers, "agent")),
         "agent": files.sha256(),
         "versions": package_versions("jax", "equinox"),
-        "yardstick": None,
+        "baseline": None,
     }
-    if settings.yardstick != "none":
+    if settings.baseline != "none":
         others = [
-            DriveTask(drive.track, settings.yardstick, MAX_STEPS, settings.env) for drive in drives
+            DriveTask(drive.track, settings.baseline, MAX_STEPS, settings.env) for drive in drives
         ]
-        outcomes = drive_tracks(others, settings.workers, settings.yardstick)
-        evaluation["yardstick"] = {"driver": settings.yardstick, **summarise(outcomes)}
+        outcomes = drive_tracks(others, settings.workers, settings.baseline)
+        evaluation["baseline"] = {"driver": settings.baseline, **summarise(outcomes)}
     return evaluation
 
 

@@ -26,7 +26,7 @@ from evosax.algorithms import CMA_ES
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.controller import Controller, Whitening
-from models.dream import dream_returns, on_each_device
+from models.dream import dream_returns, replicated_sharding
 from models.rnn import MDNRNN, mixture_noise
 from utils import runtime
 from utils.data.episodes import dataset_fingerprint, find_latents
@@ -64,8 +64,11 @@ class Settings(CommonSettings):
     reward_limit: float = setting(
         1.0, "points that a dreamed step may earn: about the pace of a lap in 900 steps"
     )
-    unseen_units: int = setting(
-        0, "units of h, the last ones, that C does not see; all 256: it sees z alone", minimum=0
+    masked_units: int = setting(
+        0,
+        "units of h, the last ones, that C does not see; all 256: it sees z alone",
+        minimum=0,
+        old_name="unseen_units",
     )
     sigma: float = setting(0.02, "first mutation strength, on whitened [z, h]", minimum=0.0)
     reset_share: float = setting(0.15, "share of dreams that begin at a start line", minimum=0.0)
@@ -98,11 +101,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"generations": 1500, "continue_generations": 300, "candidates": 128},
 }
 # In one call to the device: as many generations as take about a second, at most so many.
-CALL_SECONDS, GENERATIONS_AT_ONCE = 1.0, 100
-FIXED_DREAMS = 64  # on which every saved mean is judged, always the same
+SECONDS_PER_CALL, MAX_GENERATIONS_PER_CALL = 1.0, 100
+SCORE_DREAMS = 64  # on which every saved mean is judged, always the same
 
 
-class Evolution(eqx.Module):
+class DreamEvaluator(eqx.Module):
     """What one generation needs besides the search's state; fixed for a whole run."""
 
     rnn: MDNRNN
@@ -118,18 +121,18 @@ class Evolution(eqx.Module):
             start_key, dreams, settings.reset_share, settings.on_policy_share
         )
         noise = mixture_noise(noise_key, (dreams, settings.horizon, self.rnn.latent))
-        folded = jax.vmap(self.whitening.fold)(controllers)
+        folded = jax.vmap(self.whitening.to_raw)(controllers)
         return dream_returns(
             self.rnn, folded, starts, noise, settings.temperature, settings.reward_limit
         )
 
 
 @eqx.filter_jit
-def evolve(
+def run_generations(
     search: CMA_ES,
     params: Any,
     state: Any,
-    evolution: Evolution,
+    evaluator: DreamEvaluator,
     key: PRNGKeyArray,
     first: Int[Array, ""],
     count: Int[Array, ""],
@@ -146,22 +149,22 @@ def evolve(
         generation_key = jax.random.fold_in(key, first + index)
         ask_key, dream_key, tell_key = jax.random.split(generation_key, 3)
         population, state = search.ask(ask_key, state, params)
-        returns = evolution.returns(population, dream_key, evolution.settings.dreams).mean(axis=1)
+        returns = evaluator.returns(population, dream_key, evaluator.settings.dreams).mean(axis=1)
         # A return that is no number is the worst there is; as a number it could be the best.
         fitness = jnp.where(jnp.isfinite(returns), -returns, jnp.inf)
         state, _ = search.tell(tell_key, population, fitness, state, params)
         return state, history.at[index].set(returns), strengths.at[index].set(state.std)
 
-    history = jnp.zeros((GENERATIONS_AT_ONCE, search.population_size))
-    carry = (state, history, jnp.zeros(GENERATIONS_AT_ONCE))
+    history = jnp.zeros((MAX_GENERATIONS_PER_CALL, search.population_size))
+    carry = (state, history, jnp.zeros(MAX_GENERATIONS_PER_CALL))
     return jax.lax.fori_loop(0, count, generation, carry)
 
 
 @eqx.filter_jit
-def judge(evolution: Evolution, mean: Controller) -> Float[Array, ""]:
+def dream_score(evaluator: DreamEvaluator, mean: Controller) -> Float[Array, ""]:
     """Return of one controller on dreams that are always the same."""
     controllers = jax.tree.map(lambda x: x[None], mean)
-    return evolution.returns(controllers, jax.random.key(0), FIXED_DREAMS).mean()
+    return evaluator.returns(controllers, jax.random.key(0), SCORE_DREAMS).mean()
 
 
 def validate(settings: Settings, controller: Path) -> list[float]:
@@ -180,13 +183,13 @@ def snapshot_path(settings: Settings, generation: int) -> Path:
     return settings.run_dir / "snapshots" / f"{generation:06d}.eqx"
 
 
-def choose(settings: Settings, first: int) -> dict[str, Any]:
+def best_checkpoint(settings: Settings, first: int) -> dict[str, Any]:
     """The record of the best mean saved since the generation `first` that this search began at.
 
     By its real validation score; without one by its return on the fixed dreams.
     """
     records = read_metrics(settings.run_dir / "controller.metrics.jsonl")
-    measure = "real" if settings.real_validation else "judged"
+    measure = "real" if settings.real_validation else "dream_score"
     records = [
         r for r in records if r.get("first") == first and math.isfinite(r.get(measure, math.nan))
     ]
@@ -198,7 +201,7 @@ def choose(settings: Settings, first: int) -> dict[str, Any]:
 def draw(settings: Settings) -> None:
     """Dream and real scores over generations, from the metrics file."""
     panels = {
-        f"return of {settings.horizon} dreamed steps": ("best", "mean", "judged"),
+        f"return of {settings.horizon} dreamed steps": ("best", "mean", "dream_score"),
         "real score on validation tracks": ("real",),
         "mutation strength": ("sigma",),
     }
@@ -233,14 +236,16 @@ def train(settings: Settings) -> None:
         saved.unlink(missing_ok=True)  # left by a kill just after the end
         return
 
-    if settings.unseen_units > rnn.hidden:
-        raise UserError(f"--unseen-units {settings.unseen_units}: {rnn_path} has {rnn.hidden}")
+    if settings.masked_units > rnn.hidden:
+        raise UserError(f"--masked-units {settings.masked_units}: {rnn_path} has {rnn.hidden}")
     start_states = build_start_states(
         [entry for entry in entries if not entry.held_out], rnn, settings.seed
     )
     save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
-    evolution = Evolution(rnn, start_states, whiten(start_states, settings.unseen_units), settings)
-    search, params, state = first_state(plan, evolution, settings)
+    evaluator = DreamEvaluator(
+        rnn, start_states, fit_whitening(start_states, settings.masked_units), settings
+    )
+    search, params, state = initial_search(plan, evaluator, settings)
     reached = plan.done, state
     generations = settings.continue_generations if plan.continued_from else settings.generations
     begun_at = math.inf if plan.action == "resume" else plan.first
@@ -256,10 +261,10 @@ def train(settings: Settings) -> None:
         stop_if_diverged((state.mean, state.std, state.C), number, saved)
         checkpoints.save(saved, header("controller training", number), state)
 
-    def keep(number: int, state: Any) -> dict[str, Any]:
-        folded = evolution.whitening.fold(search.get_mean(state))
+    def checkpoint_mean(number: int, state: Any) -> dict[str, Any]:
+        folded = evaluator.whitening.to_raw(search.get_mean(state))
         checkpoints.save(snapshot_path(settings, number), header("controller", number), folded)
-        record = {"judged": float(judge(evolution, search.get_mean(state)))}
+        record = {"dream_score": float(dream_score(evaluator, search.get_mean(state)))}
         if settings.real_validation:
             scores = validate(settings, snapshot_path(settings, number))
             record |= {"scores": scores, "real": float(np.mean(scores))}
@@ -267,55 +272,57 @@ def train(settings: Settings) -> None:
         return record
 
     if plan.action == "continue":  # with the M that went on, what is there must be beaten
-        metrics.append(step=plan.done, first=plan.first, **keep(plan.done, state))
+        metrics.append(step=plan.done, first=plan.first, **checkpoint_mean(plan.done, state))
     bar = progress(generations, "generation", plan.done - plan.first)
     with bar, save_on_interrupt(save_state):
         at_once, number = 1, plan.done
         while number < last:
             begun = time.monotonic()
-            count = min(at_once, generations_to_stop(number, last, settings))
+            count = min(at_once, generations_until_checkpoint(number, last, settings))
             which = jnp.int32(number + 1), jnp.int32(count)
-            found = evolve(search, params, reached[1], evolution, key, *which)
+            found = run_generations(search, params, reached[1], evaluator, key, *which)
             state, *history = found[0], *(np.asarray(rows)[:count] for rows in found[1:])
             records = [
-                summarise(returns, number + 1 + row, saved) | {"sigma": float(sigma)}
+                generation_stats(returns, number + 1 + row, saved) | {"sigma": float(sigma)}
                 for row, (returns, sigma) in enumerate(zip(*history, strict=True))
             ]
-            at_once = generations_of_a_call(count, time.monotonic() - begun)
+            at_once = generations_per_call(count, time.monotonic() - begun)
             number += count
             if number % settings.validate_every == 0 or number == last:
-                records[-1] |= keep(number, state)
+                records[-1] |= checkpoint_mean(number, state)
             for step, record in enumerate(records, number + 1 - count):
                 metrics.append(step=step, first=plan.first, **record)
             reached = number, state
             bar.update(count)
-            if "judged" in records[-1] or number % settings.save_every == 0:
+            if "dream_score" in records[-1] or number % settings.save_every == 0:
                 save_state()
             shown = {name: f"{records[-1][name]:.0f}" for name in ("best", "mean")}
             bar.set_postfix(shown, refresh=False)
 
-    best = choose(settings, plan.first)
+    best = best_checkpoint(settings, plan.first)
     _, controller = checkpoints.load_controller(snapshot_path(settings, best["step"]))
     draw(settings)
     finished = header("controller", last)
-    finished.progress["chosen"] = {k: best[k] for k in ("step", "judged", "real") if k in best}
+    finished.progress["chosen"] = {k: best[k] for k in ("step", "dream_score", "real") if k in best}
     checkpoints.save(final, finished, controller)
     saved.unlink()
     print(f"{final}: generation {best['step']}, " + describe(best))
 
 
-def generations_to_stop(done: int, last: int, settings: Settings) -> int:
+def generations_until_checkpoint(done: int, last: int, settings: Settings) -> int:
     """Generations until the next one that is saved or validated."""
     every = (settings.validate_every, settings.save_every)
     return min(last - done, *(n - done % n for n in every))
 
 
-def generations_of_a_call(count: int, seconds: float) -> int:
+def generations_per_call(count: int, seconds: float) -> int:
     """How many generations to do in the next call, if `count` took `seconds`."""
-    return max(1, min(GENERATIONS_AT_ONCE, round(count * CALL_SECONDS / max(seconds, 1e-3))))
+    return max(
+        1, min(MAX_GENERATIONS_PER_CALL, round(count * SECONDS_PER_CALL / max(seconds, 1e-3)))
+    )
 
 
-def summarise(returns: np.ndarray, generation: int, saved: Path) -> dict[str, float]:
+def generation_stats(returns: np.ndarray, generation: int, saved: Path) -> dict[str, float]:
     """Best, mean and spread of a generation; UserError if no candidate's return is a number."""
     values = returns[np.isfinite(returns)]
     if not values.size:
@@ -337,31 +344,31 @@ def describe(record: dict[str, Any]) -> str:
     return f"{text}, {record['real']:.0f} on validation tracks" if "real" in record else text
 
 
-def whiten(start_states: StartStates, unseen: int = 0) -> Whitening:
+def fit_whitening(start_states: StartStates, masked: int = 0) -> Whitening:
     """Mean and scale of [z, h] at the starts; the last `unseen` features are hidden from C."""
     features = start_states.features()
     # A feature that hardly varies would be blown up to noise.
-    return Whitening(features.mean(axis=0), jnp.maximum(features.std(axis=0), 1e-2), unseen)
+    return Whitening(features.mean(axis=0), jnp.maximum(features.std(axis=0), 1e-2), masked)
 
 
-def first_state(
-    plan: ResumePlan, evolution: Evolution, settings: Settings
+def initial_search(
+    plan: ResumePlan, evaluator: DreamEvaluator, settings: Settings
 ) -> tuple[CMA_ES, Any, Any]:
     """The search, its parameters and the state that the plan begins with."""
-    zero = Controller(evolution.whitening.seen)
+    zero = Controller(evaluator.whitening.visible)
     search = CMA_ES(population_size=settings.candidates, solution=zero)
     params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
     mean = zero
     if plan.action == "continue":
         _, last = checkpoints.load_controller(settings.run_dir / "controller.eqx")
-        mean = evolution.whitening.unfold(last)
+        mean = evaluator.whitening.to_whitened(last)
     state = search.init(jax.random.key(settings.seed), mean, params)
     if plan.action == "resume":
         saved = settings.run_dir / "controller.training.eqx"
         _, state = checkpoints.load(saved, "controller training", lambda _: state)
     # As `evolve` returns it, in types and places: it would be compiled twice.
     state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
-    state = jax.device_put(state, on_each_device(settings.candidates, settings.dreams))
+    state = jax.device_put(state, replicated_sharding(settings.candidates, settings.dreams))
     return search, params, state
 
 

@@ -157,7 +157,11 @@ def draw(settings: Settings) -> None:
             "reward_error_50",
             "reward_error_200",
         ),
-        "optimism of summed rewards, points": ("optimism_10", "optimism_50", "optimism_200"),
+        "optimism of summed rewards, points": (
+            "reward_bias_10",
+            "reward_bias_50",
+            "reward_bias_200",
+        ),
         "lost within 200 steps": ("end_predicted_200", "end_real_200"),
     }
     plot_curves(
@@ -193,7 +197,7 @@ def train(settings: Settings) -> None:
     steps = settings.continue_steps if plan.continued_from else settings.steps
     optimiser = make_optimiser(settings, steps)
     step = make_step(settings, optimiser)
-    reached = plan.done, first_state(plan, optimiser, settings, latent)
+    reached = plan.done, initial_training_state(plan, optimiser, settings, latent)
     episodes, starts = held_out_episodes(held_out or training, latent, settings.reward_smoothing)
     metrics = Metrics(settings.run_dir / "rnn.metrics.jsonl", plan.done)
     schedule = lane_schedule(
@@ -222,7 +226,7 @@ def train(settings: Settings) -> None:
                 forecasts = evaluate(state.rnn, episodes, starts)
                 record |= {name: float(value) for name, value in forecasts.items()}
                 metrics.append(step=number, **record)
-                shown = {name: round(record[name], 2) for name in ("nll", "optimism_200")}
+                shown = {name: round(record[name], 2) for name in ("nll", "reward_bias_200")}
                 bar.set_postfix(shown, refresh=False)
             reached = number, state
             bar.update()
@@ -235,7 +239,7 @@ def train(settings: Settings) -> None:
     report(read_metrics(metrics.path)[-1])
 
 
-def first_state(
+def initial_training_state(
     plan: ResumePlan, optimiser: optax.GradientTransformation, settings: Settings, latent: int
 ) -> TrainingState:
     """The state that the plan begins with: random, saved, or the last weights."""

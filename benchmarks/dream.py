@@ -15,7 +15,7 @@ from benchmarks.measuring import Ceilings, Measurement, Work
 from models.controller import Controller
 from models.dream import DreamState, dream_returns
 from models.rnn import MDNRNN, LSTMState, mixture_noise
-from train_dream import Evolution, Settings, evolve, first_state, whiten
+from train_dream import DreamEvaluator, Settings, fit_whitening, initial_search, run_generations
 from utils.data.start_states import StartStates
 from utils.io.resume import ResumePlan
 
@@ -25,7 +25,7 @@ DREAMS = 16
 
 def products_of_a_step(rnn: MDNRNN) -> int:
     """Multiplications of one step of one dream."""
-    weights = rnn.from_input.weight.size + rnn.from_hidden.size + rnn.heads.weight.size
+    weights = rnn.cell.weight_ih.size + rnn.cell.weight_hh.size + rnn.heads.weight.size
     return weights + 3 * (rnn.latent + rnn.hidden)
 
 
@@ -53,13 +53,15 @@ def search(rnn: MDNRNN, candidates: int, horizon: int, at_once: int) -> tuple[Wo
     """Generations of train_dream.py, `at_once` in a call; and CMA-ES alone, one generation."""
     settings = Settings(candidates=candidates, dreams=DREAMS, horizon=horizon)
     start_states = StartStates(*[some_moments(rnn, 256)] * 3)
-    evolution = Evolution(rnn, start_states, whiten(start_states), settings)
-    cma, params, state = first_state(ResumePlan("begin", ""), evolution, settings)
+    evaluator = DreamEvaluator(rnn, start_states, fit_whitening(start_states), settings)
+    cma, params, state = initial_search(ResumePlan("begin", ""), evaluator, settings)
     key = jax.random.key(3)
 
     def generations() -> jax.Array:
         nonlocal state
-        found = evolve(cma, params, state, evolution, key, jnp.int32(1), jnp.int32(at_once))
+        found = run_generations(
+            cma, params, state, evaluator, key, jnp.int32(1), jnp.int32(at_once)
+        )
         state = found[0]
         return found[1]
 

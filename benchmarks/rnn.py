@@ -31,7 +31,7 @@ BATCHES = 20  # made in a turn
 
 def products_of_a_step(rnn: MDNRNN) -> int:
     """Multiplications of one step of one lane."""
-    return rnn.from_input.weight.size + rnn.from_hidden.size + rnn.heads.weight.size
+    return rnn.cell.weight_ih.size + rnn.cell.weight_hh.size + rnn.heads.weight.size
 
 
 def random_batch(lanes: int, length: int, latent: int) -> Batch:

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8, UInt32
 
 from envs import DREAM_STEPS
-from models.dream import DreamState, befall, imagine
+from models.dream import DreamState, imagine, sample_outcome
 from models.rnn import MDNRNN, mixture_noise
 from models.vae import ConvVAE
 from utils.data.episodes import FRAME_SHAPE, find_latents
@@ -34,7 +34,7 @@ METADATA = {"render_modes": ["rgb_array"], "render_fps": 50}
 ACTIONS = Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32))  # steer, gas, brake
 
 
-class Moment(NamedTuple):
+class EnvState(NamedTuple):
     """Where dreams stand, and the keys from which all that is still to come in them follows."""
 
     state: DreamState
@@ -53,24 +53,24 @@ class Dream(eqx.Module):
     observation: str = eqx.field(static=True)
 
     @eqx.filter_jit
-    def begin(self, seeds: UInt32[Array, " n"]) -> Moment:
+    def begin(self, seeds: UInt32[Array, " n"]) -> EnvState:
         """New dreams, each decided by its seed alone."""
         return jax.vmap(self._begin)(jax.vmap(jax.random.key)(seeds))
 
     @eqx.filter_jit
-    def begin_again(self, moments: Moment) -> Moment:
+    def begin_again(self, moments: EnvState) -> EnvState:
         """Other dreams in the place of all of these, decided by their keys."""
         return jax.vmap(self._begin)(moments.key)
 
     @eqx.filter_jit
     def step(
-        self, moments: Moment, actions: Float[Array, "n 3"]
-    ) -> tuple[Moment, Float[Array, " n"], Bool[Array, " n"], Float[Array, " n"]]:
+        self, moments: EnvState, actions: Float[Array, "n 3"]
+    ) -> tuple[EnvState, Float[Array, " n"], Bool[Array, " n"], Float[Array, " n"]]:
         """One imagined step each: rewards in points, which drives were lost, and how likely."""
         return jax.vmap(self._step)(moments, jnp.clip(actions, ACTIONS.low, ACTIONS.high))
 
     @eqx.filter_jit
-    def observe(self, moments: Moment) -> Float[Array, "n features"] | UInt8[Array, "n 64 64 3"]:
+    def observe(self, moments: EnvState) -> Float[Array, "n features"] | UInt8[Array, "n 64 64 3"]:
         """What is seen: [z, h], h not yet having seen z, or the frames that V draws of z."""
         state = moments.state
         if self.observation == "latent":
@@ -86,17 +86,17 @@ class Dream(eqx.Module):
 
         return jax.lax.map(frame, z, batch_size=DECODED_AT_ONCE)
 
-    def _begin(self, key: PRNGKeyArray) -> Moment:
+    def _begin(self, key: PRNGKeyArray) -> EnvState:
         start_key, key = jax.random.split(key)
         start = self.start_states.sample_one(start_key, self.reset_share, self.on_policy_share)
-        return Moment(start, key)
+        return EnvState(start, key)
 
-    def _step(self, moment: Moment, action: Float[Array, " 3"]) -> tuple:
-        key, noise_key, luck_key = jax.random.split(moment.key, 3)
+    def _step(self, moment: EnvState, action: Float[Array, " 3"]) -> tuple:
+        key, noise_key, outcome_key = jax.random.split(moment.key, 3)
         noise = mixture_noise(noise_key, (self.rnn.latent,))
         state, prediction = imagine(self.rnn, moment.state, action, noise, self.temperature)
-        reward, failed = befall(prediction, jax.random.uniform(luck_key))
-        return Moment(state, key), reward, failed, jax.nn.sigmoid(prediction.end_logit)
+        reward, failed = sample_outcome(prediction, jax.random.uniform(outcome_key))
+        return EnvState(state, key), reward, failed, jax.nn.sigmoid(prediction.end_logit)
 
 
 def load_dream(
@@ -119,19 +119,19 @@ def load_dream(
 
     Raises UserError, naming file and step, where files are missing or do not belong together.
     """
-    require_known(observation)
+    check_observation(observation)
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} is not above 0")
     if not (0 <= reset_share <= 1 and 0 <= on_policy_share <= 1):
         raise ValueError("a share lies between 0 and 1")
-    vae, rnn = load_senses(Path(run_dir))
+    vae, rnn = load_vae_and_rnn(Path(run_dir))
     start_states = load_starts(Path(run_dir), rnn, None if data_dir is None else Path(data_dir))
     numbers = (temperature, reset_share, on_policy_share)
     dream = Dream(vae, rnn, start_states, *map(jnp.float32, numbers), observation)
     return jax.tree.map(jnp.asarray, dream)  # on the device, once and for all
 
 
-def load_senses(run_dir: Path) -> tuple[ConvVAE, MDNRNN]:
+def load_vae_and_rnn(run_dir: Path) -> tuple[ConvVAE, MDNRNN]:
     """V and M of a run folder; UserError if they do not belong together."""
     _, vae = load_vae(run_dir / "vae.eqx")
     header, rnn = load_rnn(run_dir / "rnn.eqx")
@@ -152,7 +152,7 @@ def load_starts(run_dir: Path, rnn: MDNRNN, data_dir: Path | None) -> StartState
     return start_states
 
 
-def require_known(observation: str) -> None:
+def check_observation(observation: str) -> None:
     """ValueError if an environment cannot show that."""
     if observation not in OBSERVATIONS:
         raise ValueError(f"observation {observation!r} is none of {OBSERVATIONS}")
@@ -179,7 +179,7 @@ class DreamCarRacing(gymnasium.Env):
         self.observation_space = observation_space(self.dream.observation, self.dream.rnn)
         self.action_space = ACTIONS
         self.render_mode = render_mode
-        self.moment: Moment | None = None
+        self.moment: EnvState | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -209,7 +209,7 @@ class DreamCarRacing(gymnasium.Env):
 
 
 @eqx.filter_jit
-def _step_and_observe(dream: Dream, moments: Moment, actions: Array) -> tuple:
+def _step_and_observe(dream: Dream, moments: EnvState, actions: Array) -> tuple:
     # One call in place of two: for a single dream, calls are what takes the time.
     moments, *outcome = dream.step(moments, actions)
     return moments, *outcome, dream.observe(moments)
@@ -225,8 +225,8 @@ def _masked(name: str, values: np.ndarray, mask: np.ndarray) -> dict[str, np.nda
 
 
 @jax.jit
-def _choose(mask: Bool[Array, " n"], new: Moment, old: Moment) -> Moment:
-    def choose(chosen: Array, *moments: Moment) -> Moment:
+def _choose(mask: Bool[Array, " n"], new: EnvState, old: EnvState) -> EnvState:
+    def choose(chosen: Array, *moments: EnvState) -> EnvState:
         return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), *moments)
 
     return jax.vmap(choose)(mask, new, old)
@@ -258,7 +258,7 @@ class DreamCarRacingVector(VectorEnv):
         self.single_action_space = ACTIONS
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.moments: Moment | None = None
+        self.moments: EnvState | None = None
         self.steps = np.zeros(num_envs, np.int64)
         self.ended = np.zeros(num_envs, bool)
 

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from envs.dream import ACTIONS, load_senses, observation_space, require_known
+from envs.dream import ACTIONS, check_observation, load_vae_and_rnn, observation_space
 from utils.sim.agent import encode, update_memory
 from utils.sim.env import make_environment, resize_frame
 
@@ -29,8 +29,8 @@ class RealCarRacing(gymnasium.Env):
         env: str = "fast",
         render_mode: str | None = None,
     ):
-        require_known(observation)
-        self.vae, self.rnn = load_senses(Path(run_dir))
+        check_observation(observation)
+        self.vae, self.rnn = load_vae_and_rnn(Path(run_dir))
         self.environment = make_environment(env, render_mode)
         self.observation = observation
         self.observation_space = observation_space(observation, self.rnn)

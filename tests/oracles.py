@@ -59,8 +59,8 @@ def lstm_step(
     rnn: MDNRNN, hidden: np.ndarray, cell: np.ndarray, z: np.ndarray, action: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hochreiter & Schmidhuber with forget gate; its bias begins at 1."""
-    gates = np.concatenate([z, action]) @ _double(rnn.from_input.weight)
-    gates = gates + _double(rnn.from_input.bias) + hidden @ _double(rnn.from_hidden)
+    gates = np.concatenate([z, action]) @ _double(rnn.cell.weight_ih)
+    gates = gates + _double(rnn.cell.bias) + hidden @ _double(rnn.cell.weight_hh)
     n = len(hidden)
     into, forget, candidate, out = (gates[n * i : n * (i + 1)] for i in range(4))
     cell = expit(forget + 1) * cell + expit(into) * np.tanh(candidate)

@@ -185,5 +185,5 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     for script in ("run_vae_training.py", "process_data.py", "train_rnn.py", "train_dream.py"):
         made.succeed(script)
     log = ("--log", str(folder / "test_log.jsonl"))
-    made.succeed("test_agent.py", "--episodes", "2", "--yardstick", "random", *log)
+    made.succeed("test_agent.py", "--episodes", "2", "--baseline", "random", *log)
     return made

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.dream import DreamState, layout
+from models.dream import DreamState, device_layout
 from models.rnn import MDNRNN, LSTMState
-from train_dream import Evolution, Settings, evolve, first_state, whiten
+from train_dream import DreamEvaluator, Settings, fit_whitening, initial_search, run_generations
 from utils.data.start_states import StartStates
 from utils.io.resume import ResumePlan
 
@@ -36,10 +36,10 @@ def one_generation() -> dict[str, Any]:
         groups.append(DreamState(jax.random.normal(key, (30, 32)), memory))
     settings = Settings(candidates=32, dreams=32, horizon=4, sigma=0.1)
     start_states = StartStates(*groups)
-    evolution = Evolution(rnn, start_states, whiten(start_states), settings)
-    search, params, state = first_state(ResumePlan("begin", ""), evolution, settings)
-    arguments = (search, params, state, evolution, keys[0], jnp.int32(1), jnp.int32(1))
-    compiled = evolve.lower(*arguments).compile()
+    evaluator = DreamEvaluator(rnn, start_states, fit_whitening(start_states), settings)
+    search, params, state = initial_search(ResumePlan("begin", ""), evaluator, settings)
+    arguments = (search, params, state, evaluator, keys[0], jnp.int32(1), jnp.int32(1))
+    compiled = run_generations.lower(*arguments).compile()
     state, returns, strengths = compiled(*arguments)
     returns = np.asarray(returns)[0]
     devices = len(jax.devices())
@@ -79,12 +79,12 @@ def test_four_devices_give_the_bits_of_one() -> None:
 
 
 def test_layout_of_a_population() -> None:
-    assert layout(64, 16, 1, "cpu") == (16, 1)
-    assert layout(64, 16, 4, "cpu") == (16, 4)
-    assert layout(1024, 16, 8, "cpu") == (16, 8)
-    assert layout(1, 64, 8, "cpu") == (1, 1)  # one controller, judged by many dreams
-    assert layout(50, 16, 4, "cpu") == (10, 1)  # five parts cannot be shared by two to four
-    assert layout(64, 1000, 4, "cpu") == (1, 4)
-    assert layout(1024, 16, 1, "gpu") == (1024, 1)
-    assert layout(1024, 16, 4, "gpu") == (256, 4)
-    assert layout(66, 16, 4, "gpu") == (22, 3)
+    assert device_layout(64, 16, 1, "cpu") == (16, 1)
+    assert device_layout(64, 16, 4, "cpu") == (16, 4)
+    assert device_layout(1024, 16, 8, "cpu") == (16, 8)
+    assert device_layout(1, 64, 8, "cpu") == (1, 1)  # one controller, judged by many dreams
+    assert device_layout(50, 16, 4, "cpu") == (10, 1)  # five parts cannot be shared by two to four
+    assert device_layout(64, 1000, 4, "cpu") == (1, 4)
+    assert device_layout(1024, 16, 1, "gpu") == (1024, 1)
+    assert device_layout(1024, 16, 4, "gpu") == (256, 4)
+    assert device_layout(66, 16, 4, "gpu") == (22, 3)

@@ -172,14 +172,14 @@ def test_whitening_folds_into_the_weights_and_out_again() -> None:
     mean, scale = rng.normal(0, 2, LATENT + HIDDEN), rng.uniform(0.05, 3, LATENT + HIDDEN)
     whitening = Whitening(jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32))
     controller = at(random_controllers(1, 17), 0)
-    folded = eqx.filter_jit(whitening.fold)(controller)
+    folded = eqx.filter_jit(whitening.to_raw)(controller)
     z, hidden = (rng.normal(0, 2, (50, n)).astype(np.float32) for n in (LATENT, HIDDEN))
     actions = eqx.filter_jit(folded)(z, hidden)
     for t in range(50):
         white = (np.concatenate([z[t], hidden[t]]) - mean) / scale
         expected = act(controller, white[:LATENT], white[LATENT:])
         np.testing.assert_allclose(actions[t], expected, atol=2e-5)
-    back = eqx.filter_jit(whitening.unfold)(folded)
+    back = eqx.filter_jit(whitening.to_whitened)(folded)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), back, controller)
     assert not np.allclose(folded.bias, controller.bias, atol=0.1)
 
@@ -230,7 +230,7 @@ def test_one_step_forecasts_by_hand() -> None:
     expected = {
         "nll": nll.mean(),
         "reward_error": np.abs(error).mean(),
-        "optimism": error.mean(),
+        "reward_bias": error.mean(),
         "end_entropy": -(8 * np.log(3 / 4) + np.log(1 / 4)) / 9,
         "end_predicted": 1 / 4,
         "end_real": 1 / 9,
@@ -296,7 +296,7 @@ def test_open_loop_forecasts_equal_a_loop(rnn: MDNRNN, monkeypatch: pytest.Monke
         expected = {
             "nll": np.mean(nll),
             "reward_error": np.mean(np.abs(difference)),
-            "optimism": np.mean(difference),
+            "reward_bias": np.mean(difference),
             "end_predicted": np.mean(predicted),
             "end_real": np.mean(real),
         }

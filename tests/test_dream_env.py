@@ -16,7 +16,7 @@ from oracles import constant_rnn, foresee, lstm_step, random_model, sample
 
 from envs.dream import Dream, load_dream
 from models.controller import Controller
-from models.dream import DreamState, befall
+from models.dream import DreamState, sample_outcome
 from models.rnn import MDNRNN, LSTMState, Prediction, mixture_noise
 from models.vae import ConvVAE
 from utils.data.start_states import StartStates, load_start_states, save_start_states
@@ -98,14 +98,14 @@ def test_a_dream_equals_a_loop(run_dir: Path, rnn: MDNRNN) -> None:
     key = env.moment.key[0]
     for action in random_actions(8):
         observation, reward, failed, _, info = env.step(action)
-        key, noise_key, luck_key = jax.random.split(key, 3)
+        key, noise_key, outcome_key = jax.random.split(key, 3)
         noise = [np.asarray(n, float) for n in mixture_noise(noise_key, (LATENT,))]
         hidden, cell = lstm_step(rnn, hidden, cell, z, action)
         foreseen = foresee(rnn, hidden, z)
         z = sample(foreseen, *noise, 1.3)
         np.testing.assert_allclose(observation, [*z, *hidden], rtol=1e-4, atol=1e-5)
         assert info["end_probability"] == pytest.approx(foreseen.end, rel=1e-4)
-        assert failed == (float(jax.random.uniform(luck_key)) < foreseen.end)
+        assert failed == (float(jax.random.uniform(outcome_key)) < foreseen.end)
         assert reward == pytest.approx(-100 if failed else foreseen.reward, rel=1e-4)
 
 
@@ -180,11 +180,11 @@ def test_pixels_are_what_v_draws_of_z(run_dir: Path) -> None:
 
 
 def test_what_befalls_is_on_average_what_evolution_counts() -> None:
-    logits, luck = np.array([-1.0, 0.5]), (np.arange(10_000) + 0.5) / 10_000
+    logits, u = np.array([-1.0, 0.5]), (np.arange(10_000) + 0.5) / 10_000
     nothing = np.zeros((2, 1, 1), np.float32)
     for logit in logits:
         prediction = Prediction(*[nothing[0]] * 3, jnp.float32(2.5), jnp.float32(logit))
-        reward, failed = jax.vmap(befall, (None, 0))(prediction, luck.astype(np.float32))
+        reward, failed = jax.vmap(sample_outcome, (None, 0))(prediction, u.astype(np.float32))
         end = 1 / (1 + np.exp(-logit))
         assert np.asarray(failed).mean() == pytest.approx(end, abs=2e-4)
         assert np.asarray(reward).mean() == pytest.approx((1 - end) * 2.5 - end * 100, abs=0.02)
@@ -292,14 +292,14 @@ def test_the_dream_of_a_pipelines_run_needs_nothing_but_its_folder(workshop) -> 
 def steering_pays() -> MDNRNN:
     """A world whose hidden layer is the last steering, and whose reward is a tile times it."""
     rnn = constant_rnn(LATENT, HIDDEN, 2, end_logit=-10.0, log_scale=-2.0)
-    weight, bias = np.zeros_like(rnn.from_input.weight), np.zeros_like(rnn.from_input.bias)
+    weight, bias = np.zeros_like(rnn.cell.weight_ih), np.zeros_like(rnn.cell.bias)
     into, forget, candidate, out = (slice(HIDDEN * i, HIDDEN * (i + 1)) for i in range(4))
     weight[LATENT, candidate] = 1.0  # the row of the steering
     bias[into], bias[forget], bias[out] = 20.0, -20.0, 20.0
     heads = np.zeros_like(rnn.heads.weight)
     heads[:, -2] = 1 / HIDDEN
     return eqx.tree_at(
-        lambda r: (r.from_input.weight, r.from_input.bias, r.heads.weight),
+        lambda r: (r.cell.weight_ih, r.cell.bias, r.heads.weight),
         rnn,
         (weight, bias, heads),
     )

@@ -130,7 +130,7 @@ def test_the_weights_are_the_models_rounded_to_float16(
     leaves = {
         "vae.decoder.2.weight": agent.vae.decoder[2].weight,
         "vae.from_latent.bias": agent.vae.from_latent.bias,
-        "rnn.from_hidden": agent.rnn.from_hidden,
+        "rnn.cell.weight_hh": agent.rnn.cell.weight_hh,
         "rnn.heads.weight": agent.rnn.heads.weight,
         "controller.weight": agent.controller.weight,
     }

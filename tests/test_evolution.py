@@ -18,16 +18,16 @@ from models.controller import Controller, Whitening
 from models.dream import DreamState
 from models.rnn import MDNRNN, LSTMState
 from train_dream import (
-    GENERATIONS_AT_ONCE,
-    Evolution,
+    MAX_GENERATIONS_PER_CALL,
+    DreamEvaluator,
     Settings,
-    evolve,
-    first_state,
-    generations_of_a_call,
-    generations_to_stop,
-    judge,
-    summarise,
-    whiten,
+    dream_score,
+    fit_whitening,
+    generation_stats,
+    generations_per_call,
+    generations_until_checkpoint,
+    initial_search,
+    run_generations,
 )
 from utils.data.start_states import StartStates
 from utils.errors import UserError
@@ -44,11 +44,11 @@ def flat(controller: Controller) -> Array:
 
 
 def test_cma_es_finds_known_minima() -> None:
-    evolution = Evolution(
+    evaluator = DreamEvaluator(
         constant_rnn(1, 2, 1), None, Whitening(jnp.zeros(FEATURES), jnp.ones(FEATURES)), None
     )
     settings = Settings(candidates=12, sigma=0.05)
-    search, params, state = first_state(ResumePlan("begin", ""), evolution, settings)
+    search, params, state = initial_search(ResumePlan("begin", ""), evaluator, settings)
     np.testing.assert_allclose(state.std, 0.05)
     np.testing.assert_array_equal(flat(search.get_mean(state)), np.zeros(12))
 
@@ -80,14 +80,14 @@ LATENT, HIDDEN, HORIZON = 2, 4, 6
 
 def steering_pays() -> MDNRNN:
     rnn = constant_rnn(LATENT, HIDDEN, 2, end_logit=-10.0, log_scale=-2.0)
-    weight, bias = np.zeros_like(rnn.from_input.weight), np.zeros_like(rnn.from_input.bias)
+    weight, bias = np.zeros_like(rnn.cell.weight_ih), np.zeros_like(rnn.cell.bias)
     into, forget, candidate, out = (slice(HIDDEN * i, HIDDEN * (i + 1)) for i in range(4))
     weight[LATENT, candidate] = 1.0  # the row of the steering
     bias[into], bias[forget], bias[out] = 20.0, -20.0, 20.0
     heads = np.zeros_like(rnn.heads.weight)
     heads[:, -2] = 1 / HIDDEN
     return eqx.tree_at(
-        lambda r: (r.from_input.weight, r.from_input.bias, r.heads.weight),
+        lambda r: (r.cell.weight_ih, r.cell.bias, r.heads.weight),
         rnn,
         (weight, bias, heads),
     )
@@ -110,85 +110,94 @@ def settings() -> Settings:
 
 
 @pytest.fixture(scope="module")
-def evolution(settings: Settings) -> Evolution:
+def evaluator(settings: Settings) -> DreamEvaluator:
     start_states = StartStates(random_group(4, 0), random_group(20, 1), random_group(30, 2))
-    return Evolution(
-        jax.tree.map(jnp.asarray, steering_pays()), start_states, whiten(start_states), settings
+    return DreamEvaluator(
+        jax.tree.map(jnp.asarray, steering_pays()),
+        start_states,
+        fit_whitening(start_states),
+        settings,
     )
 
 
 @pytest.fixture(scope="module")
-def begun(evolution: Evolution, settings: Settings) -> tuple:
-    return first_state(ResumePlan("begin", ""), evolution, settings)
+def begun(evaluator: DreamEvaluator, settings: Settings) -> tuple:
+    return initial_search(ResumePlan("begin", ""), evaluator, settings)
 
 
-def test_whitening_is_of_what_is_seen_at_the_starts(evolution: Evolution) -> None:
-    start_states = evolution.start_states
+def test_whitening_is_of_what_is_seen_at_the_starts(evaluator: DreamEvaluator) -> None:
+    start_states = evaluator.start_states
     groups = (start_states.on_policy, start_states.others)
     features = np.concatenate([np.hstack([g.z, g.memory.hidden]) for g in groups]).astype(float)
-    np.testing.assert_allclose(evolution.whitening.mean, features.mean(0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(evolution.whitening.scale, features.std(0), rtol=1e-4)
+    np.testing.assert_allclose(evaluator.whitening.mean, features.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(evaluator.whitening.scale, features.std(0), rtol=1e-4)
     still = start_states.on_policy._replace(z=jnp.ones((20, LATENT)))
-    scale = whiten(StartStates(still, still, still)).scale
+    scale = fit_whitening(StartStates(still, still, still)).scale
     np.testing.assert_allclose(scale[:LATENT], 0.01)  # nothing is divided by zero
 
 
-def test_what_is_unseen_has_no_weights_and_is_not_searched(evolution: Evolution) -> None:
-    blind = dataclasses.replace(evolution, whitening=whiten(evolution.start_states, unseen=HIDDEN))
-    search, _, state = first_state(ResumePlan("begin", ""), blind, Settings(candidates=4))
+def test_what_is_unseen_has_no_weights_and_is_not_searched(evaluator: DreamEvaluator) -> None:
+    blind = dataclasses.replace(
+        evaluator, whitening=fit_whitening(evaluator.start_states, masked=HIDDEN)
+    )
+    search, _, state = initial_search(ResumePlan("begin", ""), blind, Settings(candidates=4))
     assert flat(search.get_mean(state)).size == 3 * LATENT + 3
     small = jax.tree.map(lambda x: x + 0.5, Controller(LATENT))
     whitening = blind.whitening
-    folded = whitening.fold(small)
+    folded = whitening.to_raw(small)
     assert folded.weight.shape == (LATENT + HIDDEN, 3)
     np.testing.assert_array_equal(folded.weight[LATENT:], 0)
-    z, h = evolution.start_states.others.z, evolution.start_states.others.memory.hidden
+    z, h = evaluator.start_states.others.z, evaluator.start_states.others.memory.hidden
     whitened = (z - whitening.mean[:LATENT]) / whitening.scale[:LATENT]
     expected = small(whitened, jnp.zeros((len(z), 0)))
     np.testing.assert_allclose(folded(z, h), expected, atol=1e-5)
-    again = whitening.unfold(folded)
+    again = whitening.to_whitened(folded)
     np.testing.assert_allclose(flat(again), flat(small), rtol=1e-5)
 
 
-def test_evolution_finds_what_the_dream_rewards(evolution: Evolution, begun: tuple) -> None:
+def test_evolution_finds_what_the_dream_rewards(evaluator: DreamEvaluator, begun: tuple) -> None:
     search, params, state = begun
-    before, history = float(judge(evolution, search.get_mean(state))), []
+    before, history = float(dream_score(evaluator, search.get_mean(state))), []
     for generation in range(25):
         key, first, count = jax.random.key(1), jnp.int32(generation), jnp.int32(1)
-        state, returns, _ = evolve(search, params, state, evolution, key, first, count)
-        assert returns.shape == (GENERATIONS_AT_ONCE, 10)
+        state, returns, _ = run_generations(search, params, state, evaluator, key, first, count)
+        assert returns.shape == (MAX_GENERATIONS_PER_CALL, 10)
         history.append(float(returns[0].mean()))
-    after = float(judge(evolution, search.get_mean(state)))
+    after = float(dream_score(evaluator, search.get_mean(state)))
     # A controller of zeros steers nowhere: −0.1 a step, and a little for the danger.
     np.testing.assert_allclose(before, -0.1 * HORIZON, atol=0.05)
     assert after > 0.85 * BEST_STEP * HORIZON and after <= BEST_STEP * HORIZON
     assert np.mean(history[-5:]) > np.mean(history[:5]) + 0.5 * BEST_STEP * HORIZON
 
 
-def test_the_same_key_gives_the_same_generation(evolution: Evolution, begun: tuple) -> None:
+def test_the_same_key_gives_the_same_generation(evaluator: DreamEvaluator, begun: tuple) -> None:
     search, params, state = begun
 
     def generation(seed: int) -> list[np.ndarray]:
         one = jnp.int32(1)
         key = jax.random.key(seed)
-        new, returns, _ = evolve(search, params, state, evolution, key, one, one)
+        new, returns, _ = run_generations(search, params, state, evaluator, key, one, one)
         return [np.asarray(flat(search.get_mean(new))), np.asarray(returns[0])]
 
     first, second, other = generation(0), generation(0), generation(1)
     for a, b, c in zip(first, second, other, strict=True):
         np.testing.assert_array_equal(a, b)
         assert (a != c).any()
-    assert judge(evolution, search.get_mean(state)) == judge(evolution, search.get_mean(state))
+    assert dream_score(evaluator, search.get_mean(state)) == dream_score(
+        evaluator, search.get_mean(state)
+    )
 
 
 def test_generations_are_the_same_bits_whichever_share_a_call(
-    evolution: Evolution, begun: tuple
+    evaluator: DreamEvaluator, begun: tuple
 ) -> None:
     search, params, state = begun
 
     def generations(state: Any, first: int, count: int) -> tuple[Any, np.ndarray, np.ndarray]:
         which = jnp.int32(first), jnp.int32(count)
-        state, *history = evolve(search, params, state, evolution, jax.random.key(2), *which)
+        state, *history = run_generations(
+            search, params, state, evaluator, jax.random.key(2), *which
+        )
         return state, *(np.asarray(rows)[:count] for rows in history)
 
     together, returns, strengths = generations(state, 1, 5)
@@ -204,15 +213,17 @@ def test_calls_stop_where_a_state_is_saved_or_validated(settings: Settings) -> N
     settings = dataclasses.replace(settings, validate_every=15, save_every=10)
     stops, done = [], 0
     while done < 38:
-        done += generations_to_stop(done, 38, settings)
+        done += generations_until_checkpoint(done, 38, settings)
         stops.append(done)
     assert stops == [10, 15, 20, 30, 38]
-    assert generations_of_a_call(10, 2.0) == 5  # as many as take a second
-    assert generations_of_a_call(1, 60.0) == 1
-    assert generations_of_a_call(10, 1e-9) == GENERATIONS_AT_ONCE
+    assert generations_per_call(10, 2.0) == 5  # as many as take a second
+    assert generations_per_call(1, 60.0) == 1
+    assert generations_per_call(10, 1e-9) == MAX_GENERATIONS_PER_CALL
 
 
-def test_candidates_of_a_generation_are_told_apart_by_what_they_do(evolution: Evolution) -> None:
+def test_candidates_of_a_generation_are_told_apart_by_what_they_do(
+    evaluator: DreamEvaluator,
+) -> None:
     rng = np.random.default_rng(0)
     three = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(0, 0.3, (3, *x.shape)), jnp.float32)[
@@ -221,7 +232,7 @@ def test_candidates_of_a_generation_are_told_apart_by_what_they_do(evolution: Ev
         Controller(LATENT + HIDDEN),
     )
     returns = np.asarray(
-        eqx.filter_jit(lambda c, key: evolution.returns(c, key, 4))(three, jax.random.key(0))
+        eqx.filter_jit(lambda c, key: evaluator.returns(c, key, 4))(three, jax.random.key(0))
     )
     assert returns.shape == (4, 4)
     np.testing.assert_array_equal(returns[0], returns[3])
@@ -230,11 +241,11 @@ def test_candidates_of_a_generation_are_told_apart_by_what_they_do(evolution: Ev
     assert len(np.unique(returns[0])) == 4
 
 
-def test_a_generation_is_compiled_once(evolution: Evolution, begun: tuple) -> None:
+def test_a_generation_is_compiled_once(evaluator: DreamEvaluator, begun: tuple) -> None:
     # A state of another type or place than the one before would compile the generation again.
     search, params, state = begun
     one = jnp.int32(1)
-    after, *_ = evolve(search, params, state, evolution, jax.random.key(0), one, one)
+    after, *_ = run_generations(search, params, state, evaluator, jax.random.key(0), one, one)
     types = [[(x.aval, x.committed) for x in jax.tree.leaves(s)] for s in (state, after)]
     assert types[0] == types[1]
     for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
@@ -260,27 +271,29 @@ def test_one_candidate_without_a_number_ranks_last(begun: tuple) -> None:
 def test_a_generation_without_any_number_is_a_failure(tmp_path: Path) -> None:
     saved = tmp_path / "controller.training.eqx"
     with pytest.raises(UserError, match="no state was saved"):
-        summarise(np.full(4, np.nan), 7, saved)
+        generation_stats(np.full(4, np.nan), 7, saved)
     saved.touch()
     with pytest.raises(UserError, match=rf"generation 7 .*{saved}.*train_rnn\.py"):
-        summarise(np.full(4, np.nan), 7, saved)
+        generation_stats(np.full(4, np.nan), 7, saved)
     with pytest.raises(UserError):
-        summarise(np.array([jnp.nan, jnp.inf]), 7, saved)
-    summary = summarise(np.array([1.0, jnp.nan, 4.0]), 7, saved)
+        generation_stats(np.array([jnp.nan, jnp.inf]), 7, saved)
+    summary = generation_stats(np.array([1.0, jnp.nan, 4.0]), 7, saved)
     np.testing.assert_allclose([summary[k] for k in ("best", "mean", "spread")], [4, 2.5, 1.5])
 
 
 def test_the_best_saved_mean_is_chosen_by_real_tracks_or_by_fixed_dreams(tmp_path: Path) -> None:
     lines = [
-        '{"step": 30, "first": 0, "best": 999, "judged": 900, "real": 990}',  # another search
-        '{"step": 20, "first": 20, "best": 50, "judged": 30, "real": 250}',
-        '{"step": 30, "first": 20, "best": 50, "judged": 40, "real": 300}',
+        '{"step": 30, "first": 0, "best": 999, "dream_score": 900, "real": 990}',  # another search
+        '{"step": 20, "first": 20, "best": 50, "dream_score": 30, "real": 250}',
+        '{"step": 30, "first": 20, "best": 50, "dream_score": 40, "real": 300}',
         '{"step": 40, "first": 20, "best": 9999}',  # nobody's mean: a lucky candidate
-        '{"step": 50, "first": 20, "best": 60, "judged": 70, "real": 200}',
+        '{"step": 50, "first": 20, "best": 60, "dream_score": 70, "real": 200}',
     ]
     (tmp_path / "controller.metrics.jsonl").write_text("\n".join(lines) + "\n")
-    real = train_dream.choose(Settings(run_dir=tmp_path), first=20)
-    dreamed = train_dream.choose(Settings(run_dir=tmp_path, real_validation=False), first=20)
+    real = train_dream.best_checkpoint(Settings(run_dir=tmp_path), first=20)
+    dreamed = train_dream.best_checkpoint(
+        Settings(run_dir=tmp_path, real_validation=False), first=20
+    )
     assert (real["step"], dreamed["step"]) == (30, 50)
 
 

@@ -98,9 +98,9 @@ def test_metrics_are_numbers_at_the_steps_asked_for(workshop: Workshop) -> None:
 def test_evaluation_json_holds_what_was_driven(workshop: Workshop) -> None:
     evaluation = json.loads((workshop.run_dir / "evaluation.json").read_text())
     tracks = list(TEST[:2])
-    yardstick = evaluation["yardstick"]
-    assert yardstick["driver"] == "random"
-    for summary in (evaluation, yardstick):
+    baseline = evaluation["baseline"]
+    assert baseline["driver"] == "random"
+    for summary in (evaluation, baseline):
         scores = summary["scores"]
         assert summary["tracks"] == tracks
         assert len(scores) == len(summary["steps"]) == len(summary["finished"]) == 2

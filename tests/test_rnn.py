@@ -98,7 +98,7 @@ def test_sizes_are_the_papers() -> None:
 
 def test_hidden_weights_begin_orthogonal() -> None:
     rnn = jax.jit(lambda key: MDNRNN(LATENT, HIDDEN, COMPONENTS, key=key))(jax.random.key(0))
-    gates = np.split(np.asarray(rnn.from_hidden, np.float64), 4, axis=1)
+    gates = np.split(np.asarray(rnn.cell.weight_hh, np.float64), 4, axis=1)
     for gate in gates:
         np.testing.assert_allclose(gate.T @ gate, np.eye(HIDDEN), atol=1e-5)
     assert differs(gates[0], gates[1])
@@ -250,7 +250,7 @@ def test_asymmetric_error_is_least_at_the_expectile(penalty: float) -> None:
 def test_loss_equals_the_reference(rnn: MDNRNN) -> None:
     window, states = make_window(0, CERTAIN), random_states(1)
     loss, after, _ = loss_and_gradient(rnn, states, window, jax.random.key(0))
-    nll, reward, end, optimism = [], [], [], []
+    nll, reward, end, reward_bias = [], [], [], []
     for lane in range(LANES):
         hidden, cell = (x[lane].astype(np.float64) for x in states)
         for t in range(STEPS):
@@ -263,12 +263,17 @@ def test_loss_equals_the_reference(rnn: MDNRNN) -> None:
             end.append(-np.log(foreseen.end if w.failed else 1 - foreseen.end))
             error = foreseen.reward - w.rewards
             reward.append((error / TILE_REWARD) ** 2 * (PENALTY if error > 0 else 1))
-            optimism.append(error)
+            reward_bias.append(error)
         if window.mask[lane].all():  # after padding, a state means nothing
             np.testing.assert_allclose(after.hidden[lane], hidden, atol=2e-6)
             np.testing.assert_allclose(after.cell[lane], cell, atol=2e-6)
     assert len(nll) == len(end) == len(reward) == 19
-    for name, values in (("nll", nll), ("reward", reward), ("end", end), ("optimism", optimism)):
+    for name, values in (
+        ("nll", nll),
+        ("reward", reward),
+        ("end", end),
+        ("reward_bias", reward_bias),
+    ):
         np.testing.assert_allclose(getattr(loss, name), np.mean(values), rtol=2e-5, err_msg=name)
     total = np.mean(nll) + REWARD_WEIGHT * np.mean(reward) + np.mean(end)
     np.testing.assert_allclose(loss.total, total, rtol=2e-5)

@@ -348,7 +348,7 @@ def test_the_film_shows_the_asked_seconds_at_true_speed(tmp_path: Path) -> None:
 
 
 def test_the_script_studies_an_agent(workshop: Workshop, tmp_path: Path) -> None:
-    flags = ["--episodes", "1", "--max-steps", "300", "--yardstick", "none", "--workers", "1"]
+    flags = ["--episodes", "1", "--max-steps", "300", "--baseline", "none", "--workers", "1"]
     flags += ["--horizon", "30", "--dreams", "2", "--output-dir", str(tmp_path)]
     said = workshop.succeed("tools.analysis", *flags, "--film-seconds", "0.5")
     assert "points lost" in said

@@ -10,7 +10,7 @@ import pytest
 from jaxtyping import Array
 from oracles import random_model
 
-from models.layers.conv import correlate, paint
+from models.layers.conv import conv2d, conv_transpose2d
 from models.vae import (
     Conv,
     ConvTranspose,
@@ -119,10 +119,10 @@ def test_gradients_equal_those_that_jax_derives(size: int, kernel: int, wide: in
         )
     )
     expected = gradients(reference, x, taps, y)
-    actual = gradients(correlate, x, taps, y)
+    actual = gradients(conv2d, x, taps, y)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), actual, expected)
     # paint is the transpose: x and y change places, the kernel is owed the same.
-    from_image, from_kernel = gradients(paint, y, taps, x)
+    from_image, from_kernel = gradients(conv_transpose2d, y, taps, x)
     np.testing.assert_allclose(from_image, reference(x, taps), atol=1e-4)
     np.testing.assert_allclose(from_kernel, expected[1], atol=1e-4)
 

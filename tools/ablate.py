@@ -65,7 +65,7 @@ def main(settings: Settings) -> None:
         train_rnn.main(train_rnn.Settings(**{**learning, **folders}))
     evolution = restore_settings(read_header(agent.controller), train_dream.Settings)
     if settings.without in ("memory", "trained-memory"):
-        evolution["unseen_units"] = header.sizes["hidden"]
+        evolution["masked_units"] = header.sizes["hidden"]
     if settings.without == "real-validation":
         evolution["real_validation"] = False
     train_dream.main(train_dream.Settings(**{**evolution, **folders, "workers": settings.workers}))
@@ -89,17 +89,17 @@ def after_random_units(rnn: MDNRNN, key: PRNGKeyArray) -> MDNRNN:
         pairs = zip(jnp.split(first, 4, -1), jnp.split(last, 4, -1), strict=True)
         return jnp.concatenate([part for pair in pairs for part in pair], axis=-1)
 
-    unconnected = jnp.zeros_like(rnn.from_hidden)
+    unconnected = jnp.zeros_like(rnn.cell.weight_hh)
     weights = (
-        gates(random.from_input.weight, rnn.from_input.weight),
-        gates(random.from_input.bias, rnn.from_input.bias),
+        gates(random.cell.weight_ih, rnn.cell.weight_ih),
+        gates(random.cell.bias, rnn.cell.bias),
         jnp.concatenate(
-            [gates(random.from_hidden, unconnected), gates(unconnected, rnn.from_hidden)]
+            [gates(random.cell.weight_hh, unconnected), gates(unconnected, rnn.cell.weight_hh)]
         ),
         jnp.concatenate([jnp.zeros_like(rnn.heads.weight), rnn.heads.weight]),
     )
     return eqx.tree_at(
-        lambda r: (r.from_input.weight, r.from_input.bias, r.from_hidden, r.heads.weight),
+        lambda r: (r.cell.weight_ih, r.cell.bias, r.cell.weight_hh, r.heads.weight),
         rnn,
         weights,
     )

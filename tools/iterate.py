@@ -101,7 +101,7 @@ def score(settings: Settings, number: int) -> dict[str, Any]:
     chosen = read_header(settings.run_dir / "controller.eqx").progress.get("chosen", {})
     return {
         "step": number,
-        "judged": chosen.get("judged"),
+        "dream_score": chosen.get("dream_score"),
         "mean": evaluation["mean"],
         "low": low,
         "high": high,
@@ -121,7 +121,7 @@ def report(settings: Settings, records: list[dict[str, Any]]) -> None:
     """The score per round, as a figure and a table."""
     panels = {
         "real score, mean and 95% interval": ("mean", "low", "high"),
-        "return in the dream of that round": ("judged",),
+        "return in the dream of that round": ("dream_score",),
     }
     plot_curves(settings.run_dir / "rounds.png", records, panels, xlabel="round")
     for record in records:

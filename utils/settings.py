@@ -14,6 +14,7 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
     """A dataclass field that is also a flag: its default, and its help with unit or reason.
 
     `choices=(...)` restricts the values; `minimum=` and `maximum=` bound a number.
+    `old_name="..."`: a flag of earlier versions that is still accepted.
     `changes_result=False`: a model is the same whatever its value; checkpoints leave it out.
     """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
@@ -91,6 +92,15 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: A
         metavar=None if field.metadata.get("choices") else _metavar(field.name),
         help=f"{text} (default: {shown})",
     )
+    if old_name := field.metadata.get("old_name"):
+        parser.add_argument(
+            "--" + old_name.replace("_", "-"),
+            dest=field.name,
+            type=convert,
+            choices=field.metadata.get("choices"),
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
 
 
 def _metavar(name: str) -> str:

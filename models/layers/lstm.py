@@ -38,7 +38,7 @@ class LSTMCell(eqx.Module):
 
     weight_ih: Float[Array, "inputs 4*hidden"]
     bias: Float[Array, " 4*hidden"]
-    weight_hh: Float[Array, "hidden 4*hidden"]
+    weight_hh: Float[Array, "hidden gates"]
 
     def __init__(
         self, inputs: int, hidden: int, *, input_key: PRNGKeyArray, recurrent_key: PRNGKeyArray
@@ -67,11 +67,11 @@ class LSTMCell(eqx.Module):
         """
         return _unroll(state, self._project(xs), self.weight_hh)
 
-    def _project(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch 4*hidden"]:
+    def _project(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch gates"]:
         return matmul(x, self.weight_ih) + self.bias
 
 
-def _gates(preactivations: Float[Array, "*batch 4*hidden"]) -> Gates:
+def _gates(preactivations: Float[Array, "*batch gates"]) -> Gates:
     input, forget, candidate, output = jnp.split(preactivations, 4, axis=-1)
     # A forget bias of 1 (Jozefowicz et al. 2015): gradients reach back from the first batch on.
     sigmoid = jax.nn.sigmoid
@@ -85,8 +85,8 @@ def _next_state(gates: Gates, cell: Float[Array, "*batch hidden"]) -> LSTMState:
 
 def _scan(
     state: LSTMState,
-    projected: Float[Array, "time *batch 4*hidden"],
-    weight_hh: Float[Array, "hidden 4*hidden"],
+    projected: Float[Array, "time *batch gates"],
+    weight_hh: Float[Array, "hidden gates"],
 ) -> tuple[LSTMState, Gates]:
     def step(state: LSTMState, projected: Array) -> tuple[LSTMState, tuple[LSTMState, Gates]]:
         gates = _gates(projected + state.hidden @ weight_hh)
@@ -99,8 +99,8 @@ def _scan(
 @jax.custom_vjp
 def _unroll(
     state: LSTMState,
-    projected: Float[Array, "time *batch 4*hidden"],
-    weight_hh: Float[Array, "hidden 4*hidden"],
+    projected: Float[Array, "time *batch gates"],
+    weight_hh: Float[Array, "hidden gates"],
 ) -> LSTMState:
     """The state after every step, from the projected inputs."""
     return _scan(state, projected, weight_hh)[0]

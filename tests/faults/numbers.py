@@ -162,11 +162,11 @@ def bad_fitness(value: float, candidates: int, at: int) -> Inject:
     """Dreams of the first `candidates` of generation `at` return NaN or infinity."""
 
     def inject(script: Any) -> None:
-        evolve, returns = script.evolve, script.dream_returns
+        evolve, returns = script.run_generations, script.dream_returns
         # Another function than `evolve`'s own: that one's trace is remembered, as it was.
         poisoned_evolve = eqx.filter_jit(lambda *arguments: evolve.__wrapped__(*arguments))
         count = itertools.count(1)
-        script.generations_of_a_call = lambda *_: 1
+        script.generations_per_call = lambda *_: 1
 
         def poisoned_returns(*arguments: Any) -> Any:
             found = returns(*arguments)
@@ -179,7 +179,7 @@ def bad_fitness(value: float, candidates: int, at: int) -> Inject:
             with mock.patch.object(script, "dream_returns", poisoned_returns):
                 return poisoned_evolve(*arguments)
 
-        script.evolve = choose
+        script.run_generations = choose
 
     return inject
 
@@ -188,7 +188,7 @@ def bad_judge(value: float) -> Inject:
     """The fixed dreams of the last mean return no number."""
 
     def inject(script: Any) -> None:
-        judge, count = script.judge, itertools.count(1)
-        script.judge = lambda *a: judge(*a) if next(count) == 1 else np.float32(value)
+        judge, count = script.dream_score, itertools.count(1)
+        script.dream_score = lambda *a: judge(*a) if next(count) == 1 else np.float32(value)
 
     return inject

@@ -165,7 +165,7 @@ OUTPUTS = {
 OTHERS = {
     **dict.fromkeys(OUTPUTS, ""),
     "page": "--steps 100",
-    "study": "--episodes 1 --max-steps 300 --yardstick none --moments 1 --dreams 1 --horizon 2 "
+    "study": "--episodes 1 --max-steps 300 --baseline none --moments 1 --dreams 1 --horizon 2 "
     "--film-from 0 --film-seconds 0.2 --workers 1",
 }
 

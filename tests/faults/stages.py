@@ -89,7 +89,7 @@ CHAINS = {
 # Constants of modules that only make things large.
 TINY = {
     "run_vae_training": {"HELD_OUT_FRAMES": 8, "SHOWN_FRAMES": 4},
-    "train_dream": {"MAX_STEPS": 30, "FIXED_DREAMS": 4},
+    "train_dream": {"MAX_STEPS": 30, "SCORE_DREAMS": 4},
     "test_agent": {"MAX_STEPS": 30},
     "utils.data.start_states": {"MOMENTS": 4},
 }

@@ -1,7 +1,7 @@
 """Where the agent fails: study it on validation tracks that nothing was chosen by.
 
     python -m tools.analysis --episodes 32
-    python -m tools.analysis --run-dir pretrained --output-dir runs/study --yardstick none
+    python -m tools.analysis --run-dir pretrained --output-dir runs/study --baseline none
 
 Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir. The agent drives every track once as it is
 and once under each of six pushes that it knows nothing of. Writes study.json and, to --output-dir,
@@ -61,8 +61,11 @@ class Settings(CommonSettings):
     episodes: int = setting(32, "tracks to drive, each seven times", minimum=1)
     max_steps: int = setting(MAX_STEPS, "steps of a drive", minimum=2 * WINDOW)
     output_dir: Path | None = setting(None, "where results go, by default --run-dir")
-    yardstick: str = setting(
-        "scripted", "another driver on the same tracks", choices=("none", "scripted")
+    baseline: str = setting(
+        "scripted",
+        "another driver on the same tracks",
+        choices=("none", "scripted"),
+        old_name="yardstick",
     )
     moments: int = setting(8, "moments of each drive that dreams begin at", minimum=1)
     dreams: int = setting(16, "dreams from each moment", minimum=1)
@@ -99,9 +102,9 @@ def main(settings: Settings) -> None:
         study["tracks"] = list(TRACKS[: settings.episodes])
         driven = drive_all_ways(settings, "on-policy", files, output)
         study["agent"] = {"driver": "agent", **summarise(driven)}
-        if settings.yardstick != "none":
-            others = drive_all_ways(settings, settings.yardstick, None, None)
-            study["yardstick"] = {"driver": f"{settings.yardstick} driver", **summarise(others)}
+        if settings.baseline != "none":
+            others = drive_all_ways(settings, settings.baseline, None, None)
+            study["baseline"] = {"driver": f"{settings.baseline} driver", **summarise(others)}
         draw_curvature(output / "lost_by_curvature.png", study)
         draw_pushes(output / "pushes.png", study)
         temperature = read_header(files.controller).settings.get("temperature", 1.0)

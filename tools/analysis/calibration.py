@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from models.controller import Controller
-from models.dream import CPU_ROWS, FAILURE_REWARD, DreamState, dream_return
+from models.dream import CPU_BATCH, FAILURE_REWARD, DreamState, dream_return
 from models.rnn import MDNRNN, mixture_noise
 from tools.analysis.score_breakdown import is_lap_driven
 from tools.analysis.trace import Trace
@@ -44,7 +44,7 @@ def dreamed_returns(
         return over_dreams(rnn, controller, start, noise, temperature)
 
     keys = jax.random.split(key, starts.z.shape[0])
-    return jax.lax.map(of_moment, (starts, keys), batch_size=max(1, CPU_ROWS // dreams))
+    return jax.lax.map(of_moment, (starts, keys), batch_size=max(1, CPU_BATCH // dreams))
 
 
 def unending(rnn: MDNRNN) -> MDNRNN:

@@ -176,7 +176,7 @@ def draw_curvature(path: Path, study: Mapping[str, Any]) -> None:
         missed.bar(places, share, bottom=below, label=label)
         below = below + share
     missed.set(ylabel="tiles missed (%)", title="What share of the tiles is missed")
-    for driver, marker in (("agent", "o-"), ("yardstick", "s--")):
+    for driver, marker in (("agent", "o-"), ("baseline", "s--")):
         if study.get(driver):
             speeds = [row["mean_speed"] or np.nan for row in study[driver]["curvature"]]
             speed.plot(places, speeds, marker, label=study[driver]["driver"])
@@ -215,7 +215,7 @@ def draw_pushes(path: Path, study: Mapping[str, Any]) -> None:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     panels = figure.subplots(1, len(UNITS), sharey=True)
     for axes, (kind, unit) in zip(panels, UNITS.items(), strict=True):
-        for number, driver in enumerate(("agent", "yardstick")):
+        for number, driver in enumerate(("agent", "baseline")):
             if study.get(driver):
                 rows = [r for r in study[driver]["pushes"] if r["kind"] in (kind, "none")]
                 _draw_shares(axes, rows, number, study[driver]["driver"])

@@ -32,7 +32,7 @@ CONTROLLER_PANELS: Panels = {
     "Return of a dream, points": {
         "best": "best candidate",
         "mean": "mean of a generation",
-        "judged": "saved, on fixed dreams",
+        "dream_score": "saved, on fixed dreams",
     },
     "Score on real validation tracks": {"real": "saved controller"},
     "Mutation strength": {"sigma": "sigma"},
@@ -51,8 +51,8 @@ def glance(run: RunRecord) -> Section:
         tracks = f"{len(evaluation['scores'])} {evaluation['split'] or 'chosen'} tracks"
         note = f"mean ± deviation, {tracks}; the mean is within {low} … {high} (95%)"
         shown["Real score"] = (mean_and_std(evaluation), note)
-        if evaluation["yardstick"]:
-            other = evaluation["yardstick"]
+        if evaluation["baseline"]:
+            other = evaluation["baseline"]
             driver = f"{other['driver'].capitalize()} driving"
             shown[driver] = (mean_and_std(other), "on the same tracks")
     if run.drives:
@@ -114,7 +114,7 @@ def scores(run: RunRecord) -> Section:
         text += " These tracks served this report alone; no choice was made by them."
     if evaluation is None:
         return "scores", "Scores by track", text, [missing("No scores yet: run test_agent.py.")]
-    other = evaluation["yardstick"]
+    other = evaluation["baseline"]
     head = ["track", "score", "steps", "lap finished"]
     columns = [evaluation[key] for key in ("tracks", "scores", "steps", "finished")]
     columns[0] = [str(track) for track in columns[0]]
@@ -129,7 +129,7 @@ def scores(run: RunRecord) -> Section:
 def score_chart(evaluation: dict[str, Any]) -> Raw:
     """A dot for each track, best at the top; mean and its interval behind."""
     figure, axes = axes_of_chart()
-    values, other = np.array(evaluation["scores"]), evaluation["yardstick"]
+    values, other = np.array(evaluation["scores"]), evaluation["baseline"]
     order = np.argsort(values)
     rows = np.arange(len(values))
     figure.set_size_inches(4.8, float(np.clip(0.9 + 0.24 * len(values), 2.2, 7)))

@@ -41,7 +41,7 @@ RNN_PANELS: Panels = {
         **{f"nll_{k}": name for k, name in DREAMED.items()},
     },
     "Error of summed rewards, points": {f"reward_error_{k}": n for k, n in DREAMED.items()},
-    "Optimism: promised less real, points": {f"optimism_{k}": n for k, n in DREAMED.items()},
+    "Optimism: promised less real, points": {f"reward_bias_{k}": n for k, n in DREAMED.items()},
     "Share that was lost within 200 steps": {
         "end_predicted_200": "as dreamed",
         "end_real_200": "in reality",
@@ -102,9 +102,9 @@ def forecasts(run: RunRecord) -> list[Raw]:
         return []
     last, rows = records[-1], []
     for name, end in (("next step", ""), *((f"{k} steps", f"_{k}") for k in DREAMED)):
-        keys = ("nll", "reward_error", "optimism", "end_predicted", "end_real")
+        keys = ("nll", "reward_error", "reward_bias", "end_predicted", "end_real")
         rows.append([name, *(last.get(key + end) for key in keys)])
-    head = ["dream of", "surprise (nats)", "reward error", "optimism", "end dreamed", "end real"]
+    head = ["dream of", "surprise (nats)", "reward error", "reward bias", "end dreamed", "end real"]
     return [heading("Forecasts of held-out drives"), table(head, rows)]
 
 

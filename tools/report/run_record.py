@@ -11,6 +11,7 @@ from utils.io import checkpoints
 from utils.io.checkpoints import Header
 from utils.io.files import TIMES_NAME, read_metrics, read_records
 from utils.io.npz import read_arrays
+from utils.io.renames import with_current_names
 
 LOADERS = {
     "vae": checkpoints.load_vae,
@@ -91,7 +92,7 @@ def _read_evaluation(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
+        return with_current_names(json.loads(path.read_text()))
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
 

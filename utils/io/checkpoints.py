@@ -25,6 +25,7 @@ from models.rnn import MDNRNN
 from models.vae import ConvVAE
 from utils.errors import UserError
 from utils.io.files import READ_ERRORS, open_regular, sha256_of, sha256_of_rest, write_atomically
+from utils.io.renames import with_current_names
 from utils.settings import CommonSettings
 
 FORMAT = "world-model-checkpoint 1"
@@ -126,7 +127,12 @@ def _parse(path: Path, line: bytes) -> tuple[Header, str]:
             raise TypeError("a size is no number")
         if header.precision not in PRECISIONS:
             raise ValueError("another precision")
-        return header, sha256
+        settings = with_current_names(header.settings)
+        progress = {
+            name: with_current_names(value) if isinstance(value, dict) else value
+            for name, value in header.progress.items()
+        }
+        return dataclasses.replace(header, settings=settings, progress=progress), sha256
     except READ_ERRORS as error:
         raise UserError(f"{path} is damaged or no checkpoint of this project") from error
 

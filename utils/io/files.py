@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from utils.errors import UserError
+from utils.io.renames import with_current_names
 
 # Temporary files start with a dot and end so, hence no reader's pattern ever matches one.
 TEMPORARY_SUFFIX = ".partial"
@@ -222,5 +223,6 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file: those that have a step."""
-    return [record for record in read_records(path) if isinstance(record.get("step"), int)]
+    """The records of a metrics file that have a step, with the current names of metrics."""
+    records = [record for record in read_records(path) if isinstance(record.get("step"), int)]
+    return [with_current_names(record) for record in records]

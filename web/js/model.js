@@ -16,7 +16,7 @@ const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 /** V's decoder: 32 numbers become a frame of 64×64 pixels. */
 export class Decoder {
   constructor(workspace, tensors, kernels) {
-    this.first = new Linear(workspace, tensors, "vae.from_latent");
+    this.first = linear(workspace, tensors, "vae.from_latent");
     let size = 1;
     this.layers = kernels.map((kernel, i) => {
       const layer = new ConvTranspose(workspace, tensors, `vae.decoder.${i}`, size, kernel);
@@ -44,10 +44,9 @@ export class Decoder {
 
 /** x W + b for a single row. */
 class Linear {
-  constructor(workspace, tensors, name) {
-    this.bias = tensors.get(`${name}.bias`);
-    const weight = tensors.get(`${name}.weight`);
-    this.product = new Product(workspace, weight, weight.length / this.bias.length);
+  constructor(workspace, weight, bias) {
+    this.bias = bias;
+    this.product = new Product(workspace, weight, weight.length / bias.length);
   }
 
   /** The concatenation of `parts` is the input. */
@@ -61,6 +60,11 @@ class Linear {
     const output = this.product.run();
     return this.bias.map((bias, i) => output[i] + bias);
   }
+}
+
+/** The layer whose tensors are `name`.weight and `name`.bias. */
+function linear(workspace, tensors, name) {
+  return new Linear(workspace, tensors.get(`${name}.weight`), tensors.get(`${name}.bias`));
 }
 
 /**
@@ -109,9 +113,10 @@ export class MDNRNN {
     this.hidden = hidden;
     this.components = components;
     this.units = manifest.reward;
-    this.input = new Linear(workspace, tensors, "rnn.from_input");
-    this.recurrent = new Product(workspace, tensors.get("rnn.from_hidden"), hidden);
-    this.heads = new Linear(workspace, tensors, "rnn.heads");
+    const [weight, bias] = [tensors.get("rnn.cell.weight_ih"), tensors.get("rnn.cell.bias")];
+    this.input = new Linear(workspace, weight, bias);
+    this.recurrent = new Product(workspace, tensors.get("rnn.cell.weight_hh"), hidden);
+    this.heads = linear(workspace, tensors, "rnn.heads");
   }
 
   /** The memory after z was seen and the action done. @returns {State} with the old z */
