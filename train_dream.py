@@ -340,7 +340,7 @@ def generation_stats(returns: np.ndarray, generation: int, saved: Path) -> dict[
 
 def describe(record: dict[str, Any]) -> str:
     """What a saved mean reached, in words."""
-    text = f"return {record['judged']:.0f} in the dream"
+    text = f"return {record['dream_score']:.0f} in the dream"
     return f"{text}, {record['real']:.0f} on validation tracks" if "real" in record else text
 
 
