@@ -185,6 +185,7 @@ def test_times_tell_what_was_done_stopped_and_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["/some/where/train_rnn.py", "--steps", "3"])
+    monkeypatch.setattr("utils.io.files.program_name", lambda: "train_rnn.py")
     with locked(tmp_path), timed(tmp_path, "train_rnn"):
         pass
     with pytest.raises(KeyboardInterrupt), timed(tmp_path, "train_rnn"):

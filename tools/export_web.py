@@ -42,7 +42,7 @@ from utils.sim.agent import Agent, encode
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS, drive_episode, make_environment
 from utils.sim.rollouts import DriveTask, make_driver
 
-WEB = Path(__file__).parent / "web"
+WEB = Path(__file__).parents[1] / "web"
 MANIFEST = "dream.json"
 FORMAT = "world-model-dream 1"
 SHEET_COLUMNS = 32  # frames side by side: 1001 of them make 2048 × 2048 pixels

@@ -9,15 +9,12 @@ import signal
 import sys
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.settings import SettingsT
-
-ROOT = Path(__file__).parents[1]
+from utils.settings import SettingsT, program_name
 
 
 def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoReturn:
@@ -41,15 +38,6 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
     # Only outside of these clauses is what `main` held let go of: its generators end, and with
     # them their workers, for which an exit would wait forever.
     _exit(code, message)
-
-
-def program_name() -> str:
-    """What a user calls this program: a script's file name, or tools.NAME."""
-    path = Path(sys.argv[0])
-    if ROOT / "tools" not in path.resolve().parents:
-        return path.name
-    parts = path.resolve().relative_to(ROOT).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__main__")
 
 
 def configure_malloc() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +36,14 @@ class CommonSettings:
 SettingsT = TypeVar("SettingsT", bound=CommonSettings)
 
 
+def program_name() -> str:
+    """What a user types to run this program: `train_rnn.py`, or `python -m tools.report`."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}"
+
+
 def parse(
     settings_class: type[SettingsT],
     description: str,
@@ -55,6 +64,7 @@ def parse(
     )
     known, _ = preset_parser.parse_known_args(arguments)
     parser = argparse.ArgumentParser(
+        prog=program_name(),
         description=description,
         parents=[preset_parser],
         formatter_class=argparse.RawDescriptionHelpFormatter,

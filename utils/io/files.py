@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from utils.errors import UserError
 from utils.io.renames import with_current_names
+from utils.settings import program_name
 
 # Temporary files start with a dot and end so, hence no reader's pattern ever matches one.
 TEMPORARY_SUFFIX = ".partial"
@@ -151,7 +152,7 @@ def timed(folder: Path, stage: str) -> Iterator[None]:
     of what stopped it. Where the second is missing, the stage was killed.
     """
     begun = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    command = [*program_name().split(), *sys.argv[1:]]
     append_record(folder / TIMES_NAME, {"stage": stage, "begun": begun, "command": command})
     start, ended = time.monotonic(), "done"
     try:
