@@ -264,11 +264,11 @@ def sizes_of(rnn: MDNRNN) -> dict[str, int]:
 
 def report(record: dict[str, float]) -> None:
     """The last forecasts of held-out tracks, as a table."""
-    print("held-out tracks      nll  |reward error|  optimism            lost: predicted  real")
+    print("held-out tracks      nll  |reward error|  reward bias         lost: predicted  real")
     for name, k in (("next step", ""), *((f"{k} steps of dream", f"_{k}") for k in HORIZONS)):
         print(
             f"{name:18} {record['nll' + k]:6.3f} {record['reward_error' + k]:13.2f} "
-            f"{record['optimism' + k]:11.2f} {record['end_predicted' + k]:20.4f} "
+            f"{record['reward_bias' + k]:11.2f} {record['end_predicted' + k]:20.4f} "
             f"{record['end_real' + k]:11.4f}"
         )
 
