@@ -112,7 +112,7 @@ benchmark-environment: $(VENV)/installed  ## steps per second: Gymnasium's drawi
 	$(BIN)/python -m benchmarks.environment
 
 compare-environment: $(VENV)/installed  ## every frame of 40 tracks against Gymnasium's
-	$(BIN)/python -m benchmarks.compare_environment
+	$(BIN)/python -m fast_car_racing.compare
 
 clean:  ## remove the environment, never data or runs
 	rm -rf $(VENV)

@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fast_car_racing.env
-from benchmarks.driving import follow_line
+from fast_car_racing.drivers import follow_line
 
 WARM_UP = 60  # steps before the clock starts: the zoom phase is not normal driving
 

@@ -1,14 +1,11 @@
-"""Gymnasium's car with the same motion to the last bit, on Python floats in place of NumPy scalars.
+"""Gymnasium's car with the same motion to the last bit, on Python floats instead of NumPy scalars.
 
-A NumPy scalar takes ten times as long as a float for the same operation. The order of operations is
-that of `gymnasium.envs.box2d.car_dynamics.Car`, whose comments explain them.
+An operation on a NumPy scalar takes ten times as long as on a float. The operations and their order
+are those of `gymnasium.envs.box2d.car_dynamics.Car`, whose comments explain them.
 """
 
 import math
-from functools import lru_cache
-from types import SimpleNamespace
 
-import Box2D
 from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d.car_dynamics import ENGINE_POWER, FRICTION_LIMIT, SIZE, Car
 
@@ -16,11 +13,11 @@ INERTIA = car_dynamics.WHEEL_MOMENT_OF_INERTIA
 GRASS_FRICTION = FRICTION_LIMIT * 0.6
 STIFFNESS = 205000 * SIZE * SIZE
 BRAKE_FORCE = 15  # radians per second
-AHEAD = (0, 1)
+FORWARD = (0, 1)
 
 
 class FastCar(Car):
-    """A drop-in for `Car`: make a car fast by `car.__class__ = FastCar`."""
+    """A drop-in for `Car`: `car.__class__ = FastCar` makes a car fast."""
 
     def steer(self, s):
         """As Car.steer."""
@@ -45,10 +42,10 @@ class FastCar(Car):
             friction = [FRICTION_LIMIT * tile.road_friction for tile in wheel.tiles]
             limit = max(GRASS_FRICTION, *friction) if friction else GRASS_FRICTION
 
-            ahead, speed = wheel.GetWorldVector(AHEAD), wheel.linearVelocity
-            ahead_x, ahead_y, speed_x, speed_y = ahead.x, ahead.y, speed.x, speed.y
-            forward = ahead_x * speed_x + ahead_y * speed_y
-            sideward = ahead_y * speed_x + -ahead_x * speed_y
+            forward, velocity = wheel.GetWorldVector(FORWARD), wheel.linearVelocity
+            forward_x, forward_y, vx, vy = forward.x, forward.y, velocity.x, velocity.y
+            forward_speed = forward_x * vx + forward_y * vy
+            side_speed = forward_y * vx + -forward_x * vy
 
             omega = wheel.omega
             omega += power * wheel.gas / INERTIA / (abs(omega) + 5.0)
@@ -59,19 +56,24 @@ class FastCar(Car):
                 omega -= _sign(omega) * min(BRAKE_FORCE * wheel.brake, abs(omega))
             wheel.phase += omega * dt
 
-            along = (-forward + omega * wheel.wheel_rad) * STIFFNESS
-            across = -sideward * STIFFNESS
-            force = math.sqrt(along * along + across * across)
-            self._mark_skid(wheel, force > 2.0 * limit, not friction)
+            forward_force = (-forward_speed + omega * wheel.wheel_rad) * STIFFNESS
+            side_force = -side_speed * STIFFNESS
+            force = math.sqrt(forward_force * forward_force + side_force * side_force)
+            self._update_skid(wheel, force > 2.0 * limit, not friction)
             if force > limit:
-                along = along / force * limit
-                across = across / force * limit
-            wheel.omega = omega - dt * along * wheel.wheel_rad / INERTIA
+                forward_force = forward_force / force * limit
+                side_force = side_force / force * limit
+            wheel.omega = omega - dt * forward_force * wheel.wheel_rad / INERTIA
             wheel.ApplyForceToCenter(
-                (across * ahead_y + along * ahead_x, across * -ahead_x + along * ahead_y), True
+                (
+                    side_force * forward_y + forward_force * forward_x,
+                    side_force * -forward_x + forward_force * forward_y,
+                ),
+                True,
             )
 
-    def _mark_skid(self, wheel, skids, grass):
+    def _update_skid(self, wheel, skids, grass):
+        """Begin, extend or end the skid mark of a wheel."""
         trace = wheel.skid_particle
         if not skids:
             wheel.skid_start = wheel.skid_particle = None
@@ -86,40 +88,3 @@ class FastCar(Car):
 
 def _sign(number: float) -> int:
     return (number > 0) - (number < 0)
-
-
-@lru_cache(maxsize=1)
-def car_differs() -> str:
-    """Drive both cars the same way for a few seconds; says what differs, "" if nothing does."""
-    courses = [_course(car_class) for car_class in (Car, FastCar)]
-    for step, (left, right) in enumerate(zip(*courses, strict=True)):
-        if left != right:
-            return f"the car's motion differs at step {step} of the start-up check"
-    return ""
-
-
-def _course(car_class: type[Car]):
-    """The states that a car goes through: gas, brakes, skids, on road and on grass."""
-    car = Car(Box2D.b2World((0, 0)), 0.3, 1.0, 2.0)
-    car.__class__ = car_class
-    road = [SimpleNamespace(road_friction=1.0)]
-    for step in range(200):
-        car.steer(math.sin(step / 9))
-        car.gas(1.5 * math.sin(step / 40))
-        car.brake(max(0.0, math.sin(step / 17) - 0.05) * (step % 90 > 50))
-        for number, wheel in enumerate(car.wheels):
-            wheel.tiles = road if (step // 30 + number) % 3 else []
-        car.step(1 / 50)
-        car.world.Step(1 / 50, 180, 60)
-        yield (
-            [
-                (*body.position, body.angle, *body.linearVelocity, body.angularVelocity)
-                for body in car.drawlist
-            ]
-            + [
-                (wheel.omega, wheel.phase, wheel.gas, wheel.joint.motorSpeed)
-                for wheel in car.wheels
-            ]
-            + [car.fuel_spent]
-            + [(list(trace.poly), trace.grass) for trace in car.particles]
-        )

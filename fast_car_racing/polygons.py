@@ -1,176 +1,56 @@
-"""The pixels of smooth polygons as pygame-ce's `gfxdraw` (SDL_gfx) has them, as commands of rows.
+"""Smooth quadrilaterals, as pygame-ce's `gfxdraw.aapolygon` and `filled_polygon` draw them.
 
-spans.py tells what commands are, docs/environment.md by which rules pixels are chosen.
+Rows, spans and colours are those of spans.py, sides those of lines.py. docs/environment.md has the
+rules of pygame.
 """
 
 import numpy as np
 
-from fast_car_racing.spans import (
-    DASHBOARD,
-    HEIGHT,
-    MAX_CORNERS,
-    RUN,
-    WIDTH,
-    extent,
-    inner,
-    sort,
-    span,
-)
+from fast_car_racing.compilation import inner
+from fast_car_racing.lines import antialiased_line
+from fast_car_racing.spans import DASHBOARD, HEIGHT, MAX_CORNERS, WIDTH, add_span, min_max, sort
 
 
-@inner
-def _bare_span(commands, counts, inside, y, x1, x2, color):
-    """As span, unless what is painted later covers it all."""
-    if y < DASHBOARD or y >= HEIGHT or inside[0, y] > min(x1, x2) or inside[1, y] < max(x1, x2):
-        span(commands, counts, y, x1, x2, color)
+def make_workspace(n: int) -> tuple[np.ndarray, ...]:
+    """Scratch arrays to draw up to n quadrilaterals.
 
-
-@inner
-def _steep(commands, counts, inside, x, y, step, dx, dy, color):
-    """Between the ends of an edge with dy > dx: two blended pixels in each row."""
-    slope = (dx << 16) // dy
-    for i in range(max(1, DASHBOARD - y), dy):
-        weight = (i * slope >> 8) & 255
-        near, row = x + step * (i * slope >> 16), y + i
-        far, first, last = near + step, np.int64(inside[0, row]), np.int64(inside[1, row])
-        near_alpha, far_alpha = 255 - weight, weight
-        count = min(counts[row], commands.shape[1] - 2)
-        # Counted or not without a branch, which would often be mispredicted.
-        commands[row, count] = (
-            near | near << 10 | color << 20 | RUN << 26 | near_alpha << 36
-        )  # fmt: skip
-        count += (near_alpha > 0) & ((near < first) | (near > last))
-        commands[row, count] = far | far << 10 | color << 20 | RUN << 26 | far_alpha << 36
-        seen = (far >= 0) & (far < WIDTH)
-        count += (far_alpha > 0) & ((far < first) | (far > last)) & seen
-        counts[row] = count
-
-
-@inner
-def _flat(commands, counts, inside, x, y, step, dx, dy, color):
-    """Between the ends of an edge with dx >= dy: in each column two blended pixels.
-
-    Goes by the runs of columns in which the line stays between the same two rows.
+    They are: corners (n, 4, 2) and palette indices (n) of the quadrilaterals; first and last
+    filled columns (3, 2, HEIGHT) and rows (3, 2) of three of them in turn; the columns hidden by
+    later fills (2, HEIGHT); crossings of one row (MAX_CORNERS); corners of one more polygon.
     """
-    slope = (dy << 16) // dx
-    begin = 1
-    while begin < dx:
-        offset = begin * slope >> 16
-        end = min(dx, (((offset + 1) << 16) + slope - 1) // slope) - 1
-        low, high = min(x + step * begin, x + step * end), max(x + step * begin, x + step * end)
-        for below in range(2):
-            row, flip = y + offset + below, 0 if below else 255
-            if row < DASHBOARD or row >= HEIGHT:
-                continue
-            # what lies left of the polygon's fill, then what lies right of it
-            first, last = np.int64(inside[0, row]), np.int64(inside[1, row])
-            pause, resume = min(high, first - 1), max(low, last + 1)
-            if first > last:
-                pause, resume = high, high + 1
-            for part in range(2):
-                left, right = (low, pause) if part == 0 else (resume, high)
-                if left <= right:
-                    phase = (abs(left - x) * slope) & 0xFFFF
-                    change = (slope if step > 0 else -slope) & 0xFFFF
-                    count = counts[row]
-                    commands[row, min(count, commands.shape[1] - 1)] = (
-                        left | right << 10 | color << 20 | RUN << 26
-                        | phase << 28 | change << 44 | (flip & 1) << 60
-                    )  # fmt: skip
-                    counts[row] = count + 1
-        begin = end + 1
+    return (
+        np.empty((n, 4, 2), np.int64),
+        np.empty(n, np.int64),
+        np.empty((3, 2, HEIGHT), np.int32),
+        np.empty((3, 2), np.int64),
+        np.empty((2, HEIGHT), np.int32),
+        np.empty(MAX_CORNERS, np.int64),
+        np.empty((MAX_CORNERS, 2), np.int64),
+    )
 
 
 @inner
-def _outside(x, y):
-    """On which sides of the surface a point lies: left 1, right 2, above 4, below 8."""
-    side = 0
-    if x < 0:
-        side = 1
-    elif x >= WIDTH:
-        side = 2
-    if y >= HEIGHT:
-        side |= 4
-    elif y < 0:
-        side |= 8
-    return side
+def _find_fill(points, left, right):
+    """Write the first and last columns of `gfxdraw.filled_polygon` to left and right (HEIGHT).
 
-
-@inner
-def _clip(x1, y1, x2, y2):
-    """Cohen-Sutherland clipping with SDL_gfx's single-precision slope and truncation.
-
-    Returns whether anything is left, and the end points, possibly swapped.
+    points: int64 (4, 2). The rising sides give one end of each row, the falling ones the other.
+    Returns the lowest and highest visible row. The lowest is above the highest if the outline has
+    no height or turns more than twice; `_fill_any` fills such outlines.
     """
-    side1, side2 = _outside(x1, y1), _outside(x2, y2)
-    while side1 | side2:
-        if side1 & side2:
-            return False, x1, y1, x2, y2
-        if side1 == 0:
-            x1, y1, side1, x2, y2, side2 = x2, y2, side2, x1, y1, side1
-        slope = np.float32(1)
-        if x2 != x1:
-            slope = np.float32(y2 - y1) / np.float32(x2 - x1)
-        if side1 & 3:
-            edge = 0 if side1 & 1 else WIDTH - 1
-            y1 += int(np.float32(edge - x1) * slope)
-            x1 = edge
-        else:
-            edge = HEIGHT - 1 if side1 & 4 else 0
-            if x2 != x1:
-                x1 += int(np.float32(edge - y1) / slope)
-            y1 = edge
-        side1 = _outside(x1, y1)
-    return True, x1, y1, x2, y2
-
-
-@inner
-def _smooth_edge(commands, counts, inside, x1, y1, x2, y2, color):
-    """One side of `gfxdraw.aapolygon`: Wu's anti-aliased line without its end point."""
-    visible, x1, y1, x2, y2 = _clip(x1, y1, x2, y2)
-    if not visible:
-        return
-    x, y, end_x, end_y = x1, y1, x2, y2
-    if y > end_y:
-        x, y, end_x, end_y = x2, y2, x1, y1
-    if x == end_x:
-        for row in range(y, end_y + 1):
-            _bare_span(commands, counts, inside, row, x, x, color)
-        return
-    if y == end_y:
-        _bare_span(commands, counts, inside, y, x, end_x, color)
-        return
-    _bare_span(commands, counts, inside, y1, x1, x1, color)
-    step = 1 if end_x > x else -1
-    dx, dy = abs(end_x - x), end_y - y
-    if dy > dx:
-        _steep(commands, counts, inside, x, y, step, dx, dy, color)
-    else:
-        _flat(commands, counts, inside, x, y, step, dx, dy, color)
-
-
-@inner
-def _fill(points, left, right):
-    """The spans of `gfxdraw.filled_polygon`, first and last pixel, into left and right (HEIGHT).
-
-    points: int64 (4, 2). The sides that go up give one end of each row, those that go down the
-    other. Returns the visible rows, low and high; none for an outline of no height or one that
-    turns more than twice, which _zigzag fills.
-    """
-    low, top = extent(points[:, 1])
+    low, top = min_max(points[:, 1])
     low, high = max(low, DASHBOARD), min(top, HEIGHT - 1)
-    if _turns(points) != 2:
+    if _count_turns(points) != 2:
         return 1, 0
     for i in range(4):
         x1, y1 = points[(i + 3) & 3, 0], points[(i + 3) & 3, 1]
         x2, y2 = points[i, 0], points[i, 1]
         if y1 < y2:
-            _crossings(x1, y1, x2, y2, top, right)
+            _find_crossings(x1, y1, x2, y2, top, right)
         elif y1 > y2:
-            _crossings(x2, y2, x1, y1, top, left)
+            _find_crossings(x2, y2, x1, y1, top, left)
     left, right = left[low : high + 1], right[low : high + 1]
     for i in range(len(left)):
-        # 1/65536 pixels, rounded inwards by one of them; the ends may pass each other
+        # In 1/65536 pixels, moved inwards by one of them and rounded. The ends may swap.
         first, last = min(left[i], right[i]), max(left[i], right[i])
         first, last = (first + 32769) >> 16, (last + 32767) >> 16
         left[i], right[i] = min(first, last), max(first, last)
@@ -178,22 +58,22 @@ def _fill(points, left, right):
 
 
 @inner
-def _crossings(x1, y1, x2, y2, top, ends):
-    """Where each row meets a side that goes up, in 1/65536 pixels: SDL_gfx's fixed-point numbers.
+def _find_crossings(x1, y1, x2, y2, top, ends):
+    """Write where each row crosses a rising side to `ends`, in SDL_gfx's 1/65536 pixels.
 
-    Divides in double precision, exact for these sizes, since that can go many rows at a time.
+    Divides in double precision, which is exact for these sizes and handles many rows at a time.
     """
     begin, end = max(y1, DASHBOARD), min(y2 if y2 == top else y2 - 1, HEIGHT - 1)
     width, start, height = np.int32(x2 - x1), np.int32(65536 * x1), np.float64(y2 - y1)
-    ends = ends[begin : max(begin, end + 1)]  # an end below 0 would count from behind
+    ends = ends[begin : max(begin, end + 1)]  # a negative end would count from the array's end
     for i in range(len(ends)):
         part = np.int32(np.float64(65536 * (begin - y1 + i)) / height)
         ends[i] = part * width + start
 
 
 @inner
-def _turns(points):
-    """How often the outline of int64 (4, 2) corners turns from up to down or back."""
+def _count_turns(points):
+    """How often an outline of four corners, int64 (4, 2), turns from rising to falling or back."""
     turns, before = 0, 0
     for i in range(8):  # twice around, since the first sides may be level
         rise = points[(i + 1) & 3, 1] - points[i & 3, 1]
@@ -203,9 +83,9 @@ def _turns(points):
 
 
 @inner
-def _zigzag(commands, counts, xs, points, color):
-    """`gfxdraw.filled_polygon` for four int64 corners (4, 2) of any kind."""
-    low, high = extent(points[:, 1])
+def _fill_any(spans, counts, xs, points, color):
+    """`gfxdraw.filled_polygon` for any four corners, int64 (4, 2), also of crossing sides."""
+    low, high = min_max(points[:, 1])
     for y in range(max(low, DASHBOARD), min(high, HEIGHT - 1) + 1):
         found = 0
         for i in range(4):
@@ -217,19 +97,15 @@ def _zigzag(commands, counts, xs, points, color):
                 found += 1
         sort(xs, found)
         for i in range(0, found, 2):
-            span(commands, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color)
+            add_span(spans, counts, y, (xs[i] + 32769) >> 16, (xs[i + 1] + 32767) >> 16, color)
 
 
 @inner
-def _cover(inside, low, high, left, right, rows):
-    """Extend the spans `inside` of rows low..high by those of a polygon that comes later."""
+def _extend_hidden(hidden, low, high, left, right, rows):
+    """Extend the hidden columns of rows low to high by the fill of a later polygon."""
     low, end = max(low, rows[0]), min(high, rows[1]) + 1
-    firsts, lasts, left, right = (
-        inside[0, low:end],
-        inside[1, low:end],
-        left[low:end],
-        right[low:end],
-    )
+    firsts, lasts = hidden[0, low:end], hidden[1, low:end]
+    left, right = left[low:end], right[low:end]
     for i in range(len(firsts)):
         first, last = firsts[i], lasts[i]
         touch = (left[i] <= last + 1) & (first <= right[i] + 1)
@@ -238,69 +114,63 @@ def _cover(inside, low, high, left, right, rows):
 
 
 @inner
-def smooth_polygons(commands, counts, scratch, n):
-    """`gfxdraw.aapolygon` and `filled_polygon` for n quadrilaterals in turn.
-
-    A polygon's edges are blended in before it is filled, so what its own fill or one of the next
-    two covers is left out: tiles of the road meet without a gap.
-    """
-    points, colors, spans, rows, inside, xs, _ = scratch
-    for i in range(min(n, 2)):
-        rows[i, 0], rows[i, 1] = _fill(points[i], spans[i, 0], spans[i, 1])
-    for i in range(n):
-        if i + 2 < n:
-            slot = (i + 2) % 3
-            rows[slot, 0], rows[slot, 1] = _fill(points[i + 2], spans[slot, 0], spans[slot, 1])
-        slot, color = i % 3, colors[i]
-        low, high = rows[slot, 0], rows[slot, 1]
-        zigzag = low > high
-        if zigzag:
-            inside[0], inside[1] = 1, 0
-        else:
-            firsts, lasts = inside[0, low : high + 1], inside[1, low : high + 1]
-            left, right = spans[slot, 0, low : high + 1], spans[slot, 1, low : high + 1]
-            for j in range(len(firsts)):
-                firsts[j], lasts[j] = left[j], right[j]
-            for y in (low - 1, high + 1):  # a line may leave the rows of the fill by one
-                if 0 <= y < HEIGHT:
-                    inside[0, y], inside[1, y] = 1, 0
-            for k in range(i + 1, min(i + 3, n)):
-                _cover(inside, low, high, spans[k % 3, 0], spans[k % 3, 1], rows[k % 3])
-        for k in range(4):
-            j = (k + 1) & 3
-            _smooth_edge(
-                commands, counts, inside,
-                points[i, k, 0], points[i, k, 1], points[i, j, 0], points[i, j, 1], color,
-            )  # fmt: skip
-        if zigzag:
-            _zigzag(commands, counts, xs, points[i], color)
-        else:
-            _emit(commands, counts, spans[slot], low, high, color)
+def _find_hidden(hidden, fills, rows, i, n):
+    """Write the columns of polygon i that its own fill or one of the next two fills hides."""
+    slot = i % 3
+    low, high = rows[slot, 0], rows[slot, 1]
+    firsts, lasts = hidden[0, low : high + 1], hidden[1, low : high + 1]
+    left, right = fills[slot, 0, low : high + 1], fills[slot, 1, low : high + 1]
+    for j in range(len(firsts)):
+        firsts[j], lasts[j] = left[j], right[j]
+    for y in (low - 1, high + 1):  # a side may leave the rows of the fill by one
+        if 0 <= y < HEIGHT:
+            hidden[0, y], hidden[1, y] = 1, 0
+    for k in range(i + 1, min(i + 3, n)):
+        _extend_hidden(hidden, low, high, fills[k % 3, 0], fills[k % 3, 1], rows[k % 3])
 
 
 @inner
-def _emit(commands, counts, spans, low, high, color):
-    """Append the spans of one polygon."""
+def draw_polygons(spans, counts, workspace, n):
+    """`gfxdraw.aapolygon`, then `filled_polygon`, for n quadrilaterals of the workspace in turn.
+
+    gfxdraw blends the sides of a polygon first and fills it then. Pixels of the sides that the
+    fill or one of the next two fills covers are left out. Tiles of the road share their sides, so
+    this is half of them.
+    """
+    points, colors, fills, rows, hidden, xs, _ = workspace
+    for i in range(min(n, 2)):
+        rows[i, 0], rows[i, 1] = _find_fill(points[i], fills[i, 0], fills[i, 1])
+    for i in range(n):
+        if i + 2 < n:
+            slot = (i + 2) % 3
+            rows[slot, 0], rows[slot, 1] = _find_fill(points[i + 2], fills[slot, 0], fills[slot, 1])
+        slot, color = i % 3, colors[i]
+        low, high = rows[slot, 0], rows[slot, 1]
+        if low > high:
+            hidden[0], hidden[1] = 1, 0
+        else:
+            _find_hidden(hidden, fills, rows, i, n)
+        for k in range(4):
+            j = (k + 1) & 3
+            antialiased_line(
+                spans, counts, hidden,
+                points[i, k, 0], points[i, k, 1], points[i, j, 0], points[i, j, 1], color,
+            )  # fmt: skip
+        if low > high:
+            _fill_any(spans, counts, xs, points[i], color)
+        else:
+            _add_fill(spans, counts, fills[slot], low, high, color)
+
+
+@inner
+def _add_fill(spans, counts, fill, low, high, color):
+    """Append the filled columns (2, HEIGHT) of rows low to high."""
     for y in range(low, high + 1):
-        left, right = max(spans[0, y], 0), min(spans[1, y], WIDTH - 1)
+        left, right = max(fill[0, y], 0), min(fill[1, y], WIDTH - 1)
         if left <= right:
-            command = np.int64(left) | np.int64(right) << 10 | color << 20
-            # what fills the row hides all that came before
+            # A span that fills the row replaces all spans before it.
             count = 0 if right - left == WIDTH - 1 else counts[y]
-            commands[y, min(count, commands.shape[1] - 1)] = command
+            spans[y, min(count, spans.shape[1] - 1)] = (
+                np.int64(left) | np.int64(right) << 10 | color << 20
+            )
             counts[y] = count + 1
-
-
-def scratch_for(n: int) -> tuple[np.ndarray, ...]:
-    """Working memory to draw up to n polygons: their corners and colours; of three of them the
-    spans and rows that they fill; the spans that need no blending; where the sides of a polygon
-    meet a row; and the corners of one more polygon."""
-    return (
-        np.empty((n, 4, 2), np.int64),
-        np.empty(n, np.int64),
-        np.empty((3, 2, HEIGHT), np.int32),
-        np.empty((3, 2), np.int64),
-        np.empty((2, HEIGHT), np.int32),
-        np.empty(MAX_CORNERS, np.int64),
-        np.empty((MAX_CORNERS, 2), np.int64),
-    )

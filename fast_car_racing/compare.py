@@ -1,28 +1,26 @@
 """Compare FastCarRacing-v3 with Gymnasium's CarRacing-v3, byte by byte.
 
-    python benchmarks/compare_environment.py            # 40 tracks, 20,000 frames: about 5 minutes
-    python benchmarks/compare_environment.py --frames 2000 --tracks 5
+    python -m fast_car_racing.compare            # 40 tracks, 20,000 frames: about 5 minutes
+    python -m fast_car_racing.compare --tracks 5 --frames 2000
 
-Both environments get the same seeds and actions, from five ways of driving in turn. Every
-observation, reward, end and info is compared; exits with 1 at any difference.
+Both environments get the same seeds and actions, from five scripted drivers in turn. Compares
+each observation, reward, end and info; exits with 1 if any differs.
 """
 
 import argparse
 import sys
 from collections import Counter
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.box2d.car_racing import PLAYFIELD
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import fast_car_racing
+from fast_car_racing.drivers import DRIVERS
 
-from benchmarks.driving import STYLES
 
-
-def occasions(env) -> list[str]:
-    """What a frame of `env` shows, for the count of what was compared."""
+def situations(env) -> list[str]:
+    """What a frame of `env` shows, to count what was compared."""
     hull = env.car.hull
     x, y = hull.position
     shown = {
@@ -39,18 +37,18 @@ def occasions(env) -> list[str]:
     return [name for name, yes in shown.items() if yes]
 
 
-def compare_track(seed: int, style: str, steps: int, seen: Counter, **options) -> list[str]:
+def compare_track(seed: int, driver: str, steps: int, seen: Counter, **options) -> list[str]:
     """Drive one track in both environments; counts into `seen` and returns the differences."""
     original = gymnasium.make("CarRacing-v3", **options)
-    ours = gymnasium.make("fast_car_racing:FastCarRacing-v3", **options)
-    random = np.random.default_rng(seed)
+    ours = gymnasium.make(fast_car_racing.ENV_ID, **options)
+    rng = np.random.default_rng(seed)
     results = [env.reset(seed=seed) for env in (original, ours)]
     differences = [] if np.array_equal(results[0][0], results[1][0]) else [f"{seed}: reset"]
     for step in range(steps):
-        action = STYLES[style](original.unwrapped, step, random)
+        action = DRIVERS[driver](original.unwrapped, step, rng)
         left, right = original.step(action), ours.step(action)
         seen["frames"] += 1
-        seen.update(occasions(original.unwrapped))
+        seen.update(situations(original.unwrapped))
         if not np.array_equal(left[0], right[0]):
             differences.append(f"track {seed}, step {step}: {(left[0] != right[0]).sum()} levels")
         if left[1:] != right[1:]:
@@ -63,17 +61,22 @@ def compare_track(seed: int, style: str, steps: int, seen: Counter, **options) -
 
 def main() -> int:
     """Compare until there are enough tracks and frames."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--frames", type=int, default=20_000, help="compare at least so many")
-    parser.add_argument("--tracks", type=int, default=40, help="drive at least so many")
+    parser = argparse.ArgumentParser(
+        prog="python -m fast_car_racing.compare",
+        description="Compare FastCarRacing-v3 with Gymnasium's CarRacing-v3, byte by byte.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--frames", type=int, default=20_000, help="least number of frames")
+    parser.add_argument("--tracks", type=int, default=40, help="least number of tracks")
     parser.add_argument("--first-track", type=int, default=0, help="seed of the first track")
     arguments = parser.parse_args()
-    seen, differences, track = Counter(), [], 0
+    seen: Counter = Counter()
+    differences, track = [], 0
     while track < arguments.tracks or seen["frames"] < arguments.frames:
-        style = list(STYLES)[track % len(STYLES)]
-        steps = 1000 if track < len(STYLES) else 500  # some to the time limit
-        found = compare_track(arguments.first_track + track, style, steps, seen)
-        print(f"{track:3d} {style:9s} {seen['frames']:6d} frames, {len(found)} differences")
+        driver = list(DRIVERS)[track % len(DRIVERS)]
+        steps = 1000 if track < len(DRIVERS) else 500  # the first ones up to the time limit
+        found = compare_track(arguments.first_track + track, driver, steps, seen)
+        print(f"{track:3d} {driver:9s} {seen['frames']:6d} frames, {len(found)} differences")
         differences += found
         track += 1
     print(f"\n{track} tracks: {dict(seen)}")

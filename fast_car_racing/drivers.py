@@ -1,4 +1,4 @@
-"""Five ways to drive CarRacing, to compare and to time environments with."""
+"""Five scripted drivers, to compare and to time environments with."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ Driver = Callable[[CarRacing, int, np.random.Generator], np.ndarray]
 
 
 def follow_line(env: CarRacing, speed: float = 45.0) -> np.ndarray:
-    """Steer for a point of the centre line four tiles ahead, at `speed` world units a second."""
+    """Steer to a point of the centre line four tiles ahead. speed: in world units per second."""
     car = env.car.hull
     track = np.array(env.track)[:, 2:]
     here = np.array(car.position)
@@ -23,45 +23,40 @@ def follow_line(env: CarRacing, speed: float = 45.0) -> np.ndarray:
     return np.array([np.clip(-1.5 * error, -1, 1), gas, brake], np.float32)
 
 
-def scripted(env: CarRacing, step: int, random: np.random.Generator) -> np.ndarray:
-    """Along the centre line, as a good driver would."""
-    return follow_line(env)
-
-
-def random(env: CarRacing, step: int, random: np.random.Generator) -> np.ndarray:
+def random(env: CarRacing, step: int, rng: np.random.Generator) -> np.ndarray:
     """A new random action every ten steps, more gas than brake."""
     if step % 10 == 0:
-        env.held_action = random.uniform([-1, 0, 0], [1, 1, 0.4]).astype(np.float32)
+        env.held_action = rng.uniform([-1, 0, 0], [1, 1, 0.4]).astype(np.float32)
     return env.held_action
 
 
-def noisy(env: CarRacing, step: int, random: np.random.Generator) -> np.ndarray:
+def noisy(env: CarRacing, step: int, rng: np.random.Generator) -> np.ndarray:
     """Along the centre line with noise on every action."""
-    action = follow_line(env) + random.normal(0, [0.3, 0.2, 0.05])
+    action = follow_line(env) + rng.normal(0, [0.3, 0.2, 0.05])
     return np.clip(action, [-1, 0, 0], 1).astype(np.float32)
 
 
-def knocked(env: CarRacing, step: int, random: np.random.Generator) -> np.ndarray:
-    """Along the centre line, but every 80 steps thrown off it for 20."""
+def knocked(env: CarRacing, step: int, rng: np.random.Generator) -> np.ndarray:
+    """Along the centre line, but steered off it for 20 steps of every 80."""
     if step % 80 < 60:
         return follow_line(env)
     side = 1 if step // 80 % 2 else -1
     return np.array([side, 0.8, 0], np.float32)
 
 
-def fast(env: CarRacing, step: int, random: np.random.Generator) -> np.ndarray:
+def fast(env: CarRacing, step: int, rng: np.random.Generator) -> np.ndarray:
     """Along the centre line, too fast for its corners."""
     return follow_line(env, speed=95.0)
 
 
-def throttle(env: CarRacing, step: int, random: np.random.Generator) -> np.ndarray:
-    """Full throttle: on odd seeds straight on and off the playfield, on even ones in spins."""
+def throttle(env: CarRacing, step: int, rng: np.random.Generator) -> np.ndarray:
+    """Full gas: straight on and off the playfield with odd seeds, spinning with even ones."""
     if env.np_random_seed % 2:
         return np.array([0, 1, 0], np.float32)
     return np.array([1 if step // 150 % 2 else -1, 1, step % 60 > 45], np.float32)
 
 
-STYLES: dict[str, Driver] = {
+DRIVERS: dict[str, Driver] = {
     "random": random,
     "noisy": noisy,
     "knocked": knocked,

@@ -1,0 +1,31 @@
+"""Paints the rows of spans on a full surface, for `render`."""
+
+from fast_car_racing.compilation import compiled
+from fast_car_racing.downscale import blend, unpack_span, unpack_weights
+from fast_car_racing.spans import HEIGHT, OPAQUE
+
+
+@compiled
+def paint(spans, counts, palette, pixels):
+    """Paint the spans of a whole surface.
+
+    palette: packed colours. pixels: uint32 0x00RRGGBB, (HEIGHT, WIDTH), written to.
+    """
+    for y in range(HEIGHT):
+        for i in range(counts[y]):
+            x1, x2, color, kind = unpack_span(spans[y, i])
+            over = palette[color]
+            if kind == OPAQUE:
+                word = (over & 255) << 16 | (over >> 16 & 255) << 8 | (over >> 32 & 255)
+                for x in range(x1, x2 + 1):
+                    pixels[y, x] = word
+            else:
+                phase, change, flip = unpack_weights(spans[y, i])
+                for x in range(x1, x2 + 1):
+                    word = pixels[y, x]
+                    under = (word >> 16 & 255) | (word >> 8 & 255) << 16 | (word & 255) << 32
+                    mixed = blend(under, over, ((phase >> 8) & 255) ^ flip)
+                    pixels[y, x] = (
+                        (mixed & 255) << 16 | (mixed >> 16 & 255) << 8 | (mixed >> 32 & 255)
+                    )
+                    phase += change

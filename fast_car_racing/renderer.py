@@ -1,0 +1,197 @@
+"""Draws a CarRacing world to the bytes that Gymnasium draws.
+
+docs/environment.md of the repository has the rules of pygame that the compiled modules follow.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import pygame
+from gymnasium.envs.box2d import car_dynamics, car_racing
+from gymnasium.envs.box2d.car_racing import CarRacing
+from pygame.math import Vector2
+
+from fast_car_racing import downscale, painting, scene
+from fast_car_racing.polygons import make_workspace
+from fast_car_racing.spans import HEIGHT, MAX_CORNERS, WIDTH
+
+CAR_PARTS = 8  # four wheels, then four polygons of the hull
+NARROW, WIDE = 56, 2056  # spans that a row has room for
+X_AXIS = (1, 0)  # in the body's frame; in the world: cosine and sine of the body's angle
+RGB_MASKS = (0xFF0000, 0xFF00, 0xFF)  # of the surfaces that `painting` can paint
+
+
+@lru_cache(maxsize=1)
+def _font() -> pygame.font.Font:
+    pygame.font.init()
+    return pygame.font.Font(pygame.font.get_default_font(), 42)
+
+
+def _draw_text(text: str) -> pygame.Surface:
+    try:
+        return _font().render(text, True, (255, 255, 255), (0, 0, 0))
+    except pygame.error:  # an environment's close() ended pygame, and the font with it
+        _font.cache_clear()
+        return _font().render(text, True, (255, 255, 255), (0, 0, 0))
+
+
+@lru_cache(maxsize=2048)
+def averaged_score(text: str, backend: str) -> tuple[tuple, int]:
+    """The score as an argument of `downscale`, and the last column of the surface that it needs."""
+    drawn = _draw_text(text)
+    box = drawn.get_rect()
+    box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
+    hidden = max(0, -box.left)
+    grey = np.asarray(drawn.get_view("2"))[hidden:]  # the palette goes from black to white
+    averages = np.empty((box.height, box.width // downscale.WHOLE_PIXELS + 3), np.int64)
+    axes = downscale.make_axes(backend)
+    low, high = downscale.average_text(grey, box.left + hidden, axes, averages)
+    return (averages, low, high, box.top), int(downscale.FIRST[high])
+
+
+@lru_cache(maxsize=1)
+def _grass_corners() -> np.ndarray:
+    """The playfield and its 400 patches of grass in drawing order: (401, 4, 2) in world units."""
+    edge, side = car_racing.PLAYFIELD, car_racing.GRASS_DIM
+    squares = [[(edge, edge), (edge, -edge), (-edge, -edge), (-edge, edge)]]
+    for x in range(-20, 20, 2):
+        for y in range(-20, 20, 2):
+            right, left, low, high = side * x + side, side * x + 0, side * y + 0, side * y + side
+            squares.append([(right, low), (left, low), (left, high), (right, high)])
+    return np.array(squares)
+
+
+class Renderer:
+    """Draws one track of one environment, from the state that the environment has.
+
+    Raises KeyError if pygame's smoothscale backend is not one of `downscale.FRACTION_BITS`.
+    """
+
+    def __init__(self, env: CarRacing):
+        self.backend = pygame.transform.get_smoothscale_backend()
+        # Most frames fit into the narrow table, which fits into the processor's cache.
+        self.narrow = np.empty((HEIGHT, NARROW), np.int64)
+        self.wide: np.ndarray | None = None
+        self.counts = np.zeros(HEIGHT, np.int64)
+        self.view = np.empty(40)
+        self._set_ground(env)
+        self._set_car(env)
+        colors = np.array(scene.FIXED_COLORS + tuple(map(tuple, self.colors)))
+        packed = downscale.pack_colors(colors)
+        self.palette = packed[np.sort(np.unique(packed, return_index=True)[1])]
+        self.buffers = downscale.make_buffers(self.palette, self.backend)
+
+    def _set_ground(self, env: CarRacing) -> None:
+        grass = _grass_corners()
+        road = np.array([poly for poly, _ in env.road_poly], np.float64)
+        self.corners = np.concatenate([grass, road])
+        centers = self.corners.mean(axis=1, keepdims=True)
+        radii = np.linalg.norm(self.corners - centers, axis=2).max(axis=1)
+        self.circles = np.column_stack([centers[:, 0], radii])
+        self.workspace = make_workspace(len(self.corners))
+        self.colors = np.empty((len(self.corners), 3))
+        self.colors[0], self.colors[1 : len(grass)] = env.bg_color, env.grass_color
+        self.colors[len(grass) :] = [color for _, color in env.road_poly]
+        self._share_colors(env, self.colors[len(grass) :])
+
+    def _share_colors(self, env: CarRacing, colors: np.ndarray) -> None:
+        """Make the tiles' colours views of `colors`: a tile changes its colour when driven on."""
+        tiles = {id(tile.color): tile for tile in env.road}
+        for i, (poly, color) in enumerate(env.road_poly):
+            if id(color) in tiles:
+                tiles[id(color)].color = colors[i]
+                env.road_poly[i] = (poly, colors[i])
+
+    def _set_car(self, env: CarRacing) -> None:
+        self.shapes = np.full((CAR_PARTS + 1, MAX_CORNERS, 2), np.nan, np.float32)
+        fixtures = [fixture for part in env.car.drawlist for fixture in part.fixtures]
+        for shape, fixture in zip(self.shapes[:-1], fixtures, strict=True):
+            vertices = fixture.shape.vertices
+            shape[: len(vertices)] = vertices
+
+    def draw(self, env: CarRacing) -> np.ndarray | None:
+        """The observation, uint8 (96, 96, 3), or None where Gymnasium has to draw it."""
+        view = _view(env)
+        if not math.isfinite(sum(view)):  # after a NaN action, Gymnasium's drawing raises an error
+            return None
+        self.view[:32], self.view[32:] = view, _treads(env)
+        score, last_column = averaged_score(f"{env.reward:04.0f}", self.backend)
+        spans = self._draw_spans(self.shapes, last_column)
+        if spans is None:
+            return None
+        frame = np.empty((downscale.SIZE, 3 * downscale.SIZE), np.uint8)
+        if not downscale.downscale(spans, self.counts, score, self.buffers, frame.view(np.int32)):
+            return None
+        return frame.reshape(downscale.SIZE, downscale.SIZE, 3)
+
+    def draw_ground(
+        self, surface: pygame.Surface, zoom: float, translation: tuple[float, float], angle: float
+    ) -> bool:
+        """Draw field, grass and road as CarRacing._render_road does. False where that has to."""
+        if surface.get_masks()[:3] != RGB_MASKS or surface.get_pitch() != 4 * WIDTH:
+            return False
+        if not all(map(math.isfinite, (zoom, *translation, angle))):
+            return False
+        self.view[:5] = (*Vector2(1, 0).rotate_rad(angle), zoom, *translation)
+        spans = self._draw_spans(self.shapes[:0], -1)
+        if spans is None:
+            return False
+        pixels = np.asarray(surface.get_view("2")).view(np.uint32).T
+        painting.paint(spans, self.counts, self.palette, pixels)
+        return True
+
+    def _draw_spans(self, shapes: np.ndarray, last_column: int) -> np.ndarray | None:
+        """The table that `scene.draw_scene` filled, None where Gymnasium has to draw."""
+        scene_arguments = (
+            self.counts, self.workspace, self.view, self.corners, self.circles, self.colors,
+            shapes, self.palette, last_column,
+        )  # fmt: skip
+        spans = self.narrow
+        result = scene.draw_scene(spans, *scene_arguments)
+        if result == scene.ROW_FULL:
+            if self.wide is None:
+                self.wide = np.empty((HEIGHT, WIDE), np.int64)
+            spans = self.wide
+            result = scene.draw_scene(spans, *scene_arguments)
+        return spans if result == scene.DRAWN else None
+
+
+def _view(env: CarRacing) -> list[float]:
+    """The first 32 numbers of `scene.draw_scene`'s view, by the formulas of CarRacing._render."""
+    hull, wheels = env.car.hull, env.car.wheels
+    angle = -hull.angle
+    zoom = 0.1 * car_racing.SCALE * max(1 - env.t, 0) + car_racing.ZOOM * car_racing.SCALE * min(
+        env.t, 1
+    )
+    x, y = hull.position
+    # pygame's own sine and cosine: it rounds angles that are almost right ones.
+    cos, sin = Vector2(1, 0).rotate_rad(angle)
+    left, bottom = Vector2(-x * zoom, -y * zoom).rotate_rad(angle)
+    speed_x, speed_y = hull.linearVelocity
+    view = [cos, sin, zoom, car_racing.WINDOW_W / 2 + left, car_racing.WINDOW_H / 4 + bottom]
+    view.append(math.sqrt(speed_x * speed_x + speed_y * speed_y))
+    view += [wheel.omega for wheel in wheels]
+    view += (wheels[0].joint.angle, hull.angularVelocity)
+    for body in (*wheels, hull):
+        position, axis = body.position, body.GetWorldVector(X_AXIS)
+        view += (position.x, position.y, axis.x, axis.y)
+    return view
+
+
+def _treads(env: CarRacing) -> list[float]:
+    """Front and rear end of the light part of each tyre, NaN where it is not visible."""
+    return [end for wheel in env.car.wheels for end in _tread(wheel.phase)]
+
+
+def _tread(phase: float) -> tuple[float, float]:
+    sin1, sin2 = math.sin(phase), math.sin(phase + 1.2)
+    if sin1 > 0 and sin2 > 0:
+        return math.nan, math.nan
+    cos1, cos2 = math.cos(phase), math.cos(phase + 1.2)
+    if sin1 > 0:
+        cos1 = math.copysign(1, cos1)
+    if sin2 > 0:
+        cos2 = math.copysign(1, cos2)
+    radius, size = car_dynamics.WHEEL_R, car_dynamics.SIZE
+    return radius * cos1 * size, radius * cos2 * size
