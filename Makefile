@@ -10,10 +10,16 @@ RUN_DIR ?= runs/default
 ROUNDS ?= 1
 SEED ?= 0
 FIRST_TRACK ?= 85000000
-FOLDERS = --data-dir $(DATA_DIR) --run-dir $(RUN_DIR)
+SITE_DIR ?= site
+# One word of a shell command, whatever characters a path has. Only VENV cannot have spaces: it is
+# part of target names.
+quoted = '$(subst ','\'',$(1))'
+FOLDERS = --data-dir $(call quoted,$(DATA_DIR)) --run-dir $(call quoted,$(RUN_DIR))
 FLAGS = --preset $(PRESET) --seed $(SEED) $(FOLDERS)
+# With PYTHONSAFEPATH, Python does not look for modules in this folder.
+unexport PYTHONSAFEPATH
 
-.PHONY: help run drive reproduce iterate report dream extras test faults lint benchmark \
+.PHONY: help run drive reproduce iterate report dream site extras test faults lint benchmark \
 	benchmark-pipeline benchmark-environment compare-environment clean
 
 help:  ## show the targets
@@ -37,12 +43,12 @@ $(VENV)/installed-lint: requirements/lint.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements/lint.txt
 	touch $@
 
-# atheris, which guides the fuzzing, has no wheels for some machines: all else goes without it.
+# atheris guides the fuzzing. It has no wheels for some machines; the other trials run without it.
 $(VENV)/installed-faults: requirements/faults.txt $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --requirement requirements/faults.txt || true
 	touch $@
 
-run: $(VENV)/installed  ## a first taste: all six steps in about 10 minutes of 2 CPU cores
+run: $(VENV)/installed  ## all six steps with the smallest sizes: about 10 minutes on 2 CPU cores
 	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 16
 	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 32
 	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 8
@@ -52,7 +58,7 @@ run: $(VENV)/installed  ## a first taste: all six steps in about 10 minutes of 2
 	$(BIN)/python train_dream.py $(QUICK)
 	$(BIN)/python test_agent.py $(QUICK) --baseline random
 
-# Sized for some hours of 2 CPU cores. Every command goes on where it was stopped: so does this one.
+# Takes some hours on 2 CPU cores. Rerun it to resume: every command resumes by itself.
 reproduce: $(VENV)/installed  ## the recipe of docs/experiments.md, from nothing to 100 test tracks
 	$(BIN)/python collect_data.py $(FLAGS) --mode random --episodes 48
 	$(BIN)/python collect_data.py $(FLAGS) --mode recovery --episodes 180
@@ -64,26 +70,31 @@ reproduce: $(VENV)/installed  ## the recipe of docs/experiments.md, from nothing
 	$(BIN)/python -m tools.iterate $(FLAGS) --rounds 3
 	$(BIN)/python test_agent.py $(FLAGS) --log docs/test_log.jsonl
 
-iterate: $(VENV)/installed  ## Sim2Real2Sim: ROUNDS rounds in all with the agent of RUN_DIR
+iterate: $(VENV)/installed  ## Sim2Real2Sim: until ROUNDS rounds are done with the agent of RUN_DIR
 	$(BIN)/python -m tools.iterate $(FLAGS) --rounds $(ROUNDS)
 
-report: $(VENV)/installed  ## one HTML page of the run in RUN_DIR, with everything in it
+report: $(VENV)/installed  ## one self-contained HTML page about the run in RUN_DIR
 	$(BIN)/python -m tools.report $(FOLDERS)
 
-extras: $(VENV)/installed-test  ## what else tests and scripts can use: Minari, Stable-Baselines3, ...
+extras: $(VENV)/installed-test  ## install the optional packages: Minari, Stable-Baselines3, ...
 	$(BIN)/python -m pip install --quiet --requirement requirements/extras.txt
 
 # The newest agent of runs/; if there is none, the shipped one.
-DREAM_RUN ?= $(firstword $(patsubst %/,%,$(dir $(wildcard \
-	$(shell ls -t runs/*/controller.eqx 2>/dev/null) pretrained/controller.eqx))) $(RUN_DIR))
+DREAM_RUN ?= $(shell newest=$$(ls -t runs/*/controller.eqx 2>/dev/null | head -n 1); \
+	dirname "$${newest:-pretrained/controller.eqx}")
 DREAM_DIR ?= runs/dream
 
-dream: $(VENV)/installed  ## the newest agent's dream as a web page, shown in the browser
-	$(BIN)/python -m tools.export_web --run-dir $(DREAM_RUN) --output-dir $(DREAM_DIR) --open
+dream: $(VENV)/installed  ## the newest agent's dream as a web page, opened in the browser
+	$(BIN)/python -m tools.export_web --run-dir $(call quoted,$(DREAM_RUN)) \
+		--output-dir $(call quoted,$(DREAM_DIR)) --open
 
-drive: $(VENV)/installed  ## the shipped agent on 4 real tracks: score and film in runs/drive
+site: $(VENV)/installed  ## the shipped agent's dream as a static folder, SITE_DIR, for any web host
+	$(BIN)/python -m tools.export_web --run-dir pretrained --output-dir $(call quoted,$(SITE_DIR))
+
+drive: $(VENV)/installed  ## the shipped agent on 4 real tracks: score and video in runs/drive
 	$(BIN)/python test_agent.py --run-dir pretrained --first-track $(FIRST_TRACK) \
 		--episodes 4 --output-dir runs/drive
+	@echo "The video is runs/drive/track_$(FIRST_TRACK).mp4"
 
 test: $(VENV)/installed-test  ## the tests; what is skipped is listed with its reason
 	$(BIN)/python -m pytest --quiet -rs --numprocesses 2 --dist loadfile
@@ -95,7 +106,7 @@ lint: $(VENV)/installed-lint  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# PyTorch's and EnvPool's rows are left out where these have no wheels.
+# The rows of PyTorch and EnvPool are omitted on machines that these have no wheels for.
 $(VENV)/installed-benchmarks: requirements/benchmarks.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements/benchmarks.txt || true
 	touch $@
@@ -114,5 +125,5 @@ benchmark-environment: $(VENV)/installed  ## steps per second: Gymnasium's drawi
 compare-environment: $(VENV)/installed  ## every frame of 40 tracks against Gymnasium's
 	$(BIN)/python -m fast_car_racing.compare
 
-clean:  ## remove the environment, never data or runs
-	rm -rf $(VENV)
+clean:  ## remove the virtual environment, never data or runs
+	rm -rf $(call quoted,$(VENV))

@@ -4,9 +4,7 @@ import hashlib
 import http.server
 import itertools
 import json
-import os
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +19,6 @@ import numpy as np
 import pytest
 from oracles import act, foresee, lstm_step, random_model, sample
 from scipy import stats
-from scripts import ROOT
 
 from models.controller import Controller
 from models.dream import DreamState, dream_return
@@ -185,30 +182,6 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, site: Path) -> None:
         export(site / "run", tmp_path / "home")
     with pytest.raises(UserError, match="float16"):
         Bundle(tmp_path).add("rnn.heads.bias", np.array([1.0, 1e6]))
-
-
-def test_make_dream_takes_the_newest_agent_and_the_shipped_one_if_there_is_none(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "requirements.txt").touch()
-
-    def made() -> str:
-        command = ["make", "-n", "-f", str(ROOT / "Makefile"), "dream"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
-
-    def save(run: str, age: float) -> None:
-        path = tmp_path / run / "controller.eqx"
-        path.parent.mkdir(parents=True)
-        path.touch()
-        os.utime(path, (1e9 - age, 1e9 - age))
-
-    flags = "--output-dir runs/dream --open\n"
-    assert f"tools.export_web --run-dir runs/default {flags}" in made()
-    save("pretrained", age=0)
-    assert f"tools.export_web --run-dir pretrained {flags}" in made()
-    for run, age in (("older", 3), ("newest", 1), ("oldest", 5)):
-        save(f"runs/{run}", age)
-    assert f"tools.export_web --run-dir runs/newest {flags}" in made()
 
 
 # The page

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from scripts import COLLECTED, ROOT, Workshop
+from scripts import COLLECTED, Workshop
 
 from tools.report.driving import CONTROLLER_PANELS
 from tools.report.models import RNN_PANELS, VAE_PANELS
@@ -201,13 +200,3 @@ def test_times_tell_what_was_done_stopped_and_killed(
     time = run.stage_times()["train_rnn"]
     assert (time.seconds, time.runs, time.killed) == (6.5, 2, 1)
     assert time.last_command == "train_rnn.py --steps 3"
-
-
-def test_make_report_runs_the_script() -> None:
-    shown = subprocess.run(
-        ["make", "-n", "report", "RUN_DIR=a", "DATA_DIR=b"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert "tools.report --data-dir b --run-dir a\n" in shown.stdout

@@ -113,14 +113,16 @@ def _sample_moments(
     return dream_states_at(rnn, z, actions, rows)
 
 
-def save_start_states(path: Path, start_states: StartStates, inputs: dict[str, str]) -> None:
-    """Write a bank, atomically; `inputs` are the sha256 of what it was made from."""
+def save_start_states(
+    path: Path, start_states: StartStates, inputs: dict[str, str], precision: str = "float32"
+) -> None:
+    """Write start states, atomically; `inputs` are the sha256 of what they were made from."""
     latent, hidden = (
         x.shape[-1] for x in (start_states.others.z, start_states.others.memory.hidden)
     )
     moments = {name: group.z.shape[0] for name, group in start_states._asdict().items()}
     sizes = {"latent": latent, "hidden": hidden, **moments}
-    checkpoints.save(path, Header("dream starts", sizes, {}, inputs, {}), start_states)
+    checkpoints.save(path, Header("dream starts", sizes, {}, inputs, {}, precision), start_states)
 
 
 def load_start_states(path: Path) -> tuple[Header, StartStates]:
