@@ -1,4 +1,4 @@
-# The whole pipeline in a container: `make run`, or any other target, or any of the scripts.
+# The whole pipeline in a container: `make run`, any other target, or any of the scripts.
 #
 #   docker build -t world-models .
 #   mkdir -p data runs
@@ -6,15 +6,19 @@
 #   docker run --rm -v ... world-models make report RUN_DIR=runs/quick DATA_DIR=data/quick
 #   docker run --rm -v ... world-models python train_dream.py --help
 #
-# With CUDA (the wheels bring it; the host needs NVIDIA's driver and container toolkit):
+# With CUDA, which comes with the wheels; the host needs NVIDIA's driver and container toolkit:
 #
 #   docker build --build-arg JAX="jax[cuda12]" -t world-models-cuda .
 #   docker run --rm --gpus all -v ... world-models-cuda
-FROM python:3.12-slim
+#
+# The image is for x86-64, since Box2D has no wheels for Linux on ARM: on such a machine add
+# --platform linux/amd64 to both commands. It contains an ffmpeg under the GPL, version 3, and
+# others' binaries; docs/architecture.md ("Licences") lists them.
+FROM python:3.11-slim
 
 ARG JAX=jax
 
-# What the Makefile calls its environment; scripts without make find it by the path.
+# VENV is the Makefile's; PATH lets `python SCRIPT.py` find the same environment.
 ENV VENV=/opt/venv \
     PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -23,25 +27,25 @@ ENV VENV=/opt/venv \
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends make \
     && rm -rf /var/lib/apt/lists/* \
-    # Files that the container writes to mounted folders belong to the first user of the host.
+    # User 1000, usually the host's first: files written to mounted folders belong to that user.
     && useradd --create-home --uid 1000 driver \
     && install --directory --owner driver /app /app/data /app/runs
 
 WORKDIR /app
 
-# Packages first: they stay in Docker's cache while the code changes.
+# Packages first: Docker keeps this layer while the code changes.
 COPY requirements.txt Makefile ./
 RUN make /opt/venv/installed \
     && /opt/venv/bin/python -m pip install --no-cache-dir "${JAX}" \
     && rm -rf /root/.cache
 
-# --chown: numba keeps its compiled drawing beside the code.
+# --chown: numba stores the compiled drawing beside the code.
 COPY --chown=driver . .
-# requirements.txt came again, perhaps with a newer date: make shall not install anew.
+# COPY may have given requirements.txt a newer date; make must not install again.
 RUN touch /opt/venv/installed
 
 USER driver
-# The drawing is compiled into the image; and a check that it works without a screen.
+# Compile the drawing into the image, and check that it works without a screen.
 RUN python -c "import gymnasium; gymnasium.make('fast_car_racing:FastCarRacing-v3').reset(seed=0)"
 
 CMD ["make", "run"]
