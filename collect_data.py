@@ -20,12 +20,14 @@ import numpy as np
 from utils import runtime
 from utils.data.episodes import EPISODE_SCHEMA, scan_files
 from utils.data.splits import AGENT_MODES, MODES, TRAINING
-from utils.io.files import locked, timed
+from utils.io.files import locked
+from utils.io.records import timed
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers, progress
 from utils.settings import CommonSettings, parse, setting
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import DriveTask, drive_all, package_versions
+from utils.sim.rollouts import drive_all, package_versions
+from utils.sim.tasks import DriveTask
 
 MENU = {
     "random": "Random (Brownian noise)",

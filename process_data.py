@@ -29,8 +29,9 @@ from utils.data.episodes import (
 )
 from utils.data.prefetch import READER_THREADS, read_ahead
 from utils.io.checkpoints import load_vae
-from utils.io.files import locked, sha256_of, timed
+from utils.io.files import locked, sha256_of
 from utils.io.npz import CorruptFileLog, write_arrays
+from utils.io.records import timed
 from utils.runtime import default_workers, describe_device, progress
 from utils.settings import CommonSettings, parse, setting
 

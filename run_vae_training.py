@@ -27,10 +27,11 @@ from utils.data.frames import evenly_spaced_frames, frame_batches
 from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
-from utils.io.files import Metrics, locked, read_metrics, timed
+from utils.io.files import locked
+from utils.io.records import Metrics, read_metrics, timed
 from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_if_diverged
 from utils.runtime import describe_device, progress
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import CommonSettings, parse, recorded_settings, setting
 from utils.viz.figures import plot_curves, save_image, tile_images, to_uint8
 
 
@@ -146,7 +147,7 @@ def train(settings: Settings) -> None:
     if not training:
         raise UserError(f"no episodes in {settings.data_dir / 'rollouts'}: run collect_data.py")
     inputs = {"data": dataset_fingerprint(entries)}
-    values = checkpoints.recorded_settings(settings)
+    values = recorded_settings(settings)
     plan = plan_training(final, saved, inputs, values, settings.fresh)
     print(f"V: {len(training)} episodes, {len(held_out)} held out; {plan.reason}")
     if plan.action == "finished":

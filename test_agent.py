@@ -19,13 +19,15 @@ import numpy as np
 from utils import runtime
 from utils.data.episodes import read_episode
 from utils.data.splits import SPLITS
-from utils.io.files import append_record, locked, timed, write_json
+from utils.io.files import locked, write_json
+from utils.io.records import append_record, timed
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers, describe_device, progress
 from utils.settings import CommonSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import DriveResult, DriveTask, drive_all, package_versions
+from utils.sim.rollouts import drive_all, package_versions
+from utils.sim.tasks import DriveResult, DriveTask
 from utils.viz.video import replay, write_grid, write_plot, write_video
 
 

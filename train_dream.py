@@ -35,13 +35,15 @@ from utils.data.start_states import StartStates, build_start_states, save_start_
 from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
-from utils.io.files import Metrics, locked, read_metrics, sha256_of, timed
+from utils.io.files import locked, sha256_of
+from utils.io.records import Metrics, read_metrics, timed
 from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_if_diverged
 from utils.io.run_folder import AgentFiles, check_compatible
 from utils.runtime import default_workers, describe_device, progress
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import CommonSettings, parse, recorded_settings, setting
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import DriveTask, drive_all
+from utils.sim.rollouts import drive_all
+from utils.sim.tasks import DriveTask
 from utils.viz.figures import plot_curves
 
 
@@ -228,7 +230,7 @@ def train(settings: Settings) -> None:
         "vae": rnn_header.inputs["vae"],
         "rnn": sha256_of(rnn_path),
     }
-    values = checkpoints.recorded_settings(settings)
+    values = recorded_settings(settings)
     origin = rnn_header.progress["continued_from"]
     plan = plan_training(final, saved, inputs, values, settings.fresh, {"rnn": origin})
     print(f"C: {plan.reason}")

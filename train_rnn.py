@@ -35,10 +35,11 @@ from utils.data.sequences import (
 from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
-from utils.io.files import Metrics, locked, read_metrics, sha256_of, timed
+from utils.io.files import locked, sha256_of
+from utils.io.records import Metrics, read_metrics, timed
 from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_if_diverged
 from utils.runtime import describe_device, progress
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import CommonSettings, parse, recorded_settings, setting
 from utils.viz.figures import plot_curves
 
 
@@ -187,7 +188,7 @@ def train(settings: Settings) -> None:
     if not training:
         raise UserError("all episodes are held out: collect more with collect_data.py")
     inputs = {"data": dataset_fingerprint(entries), "vae": vae_sha256}
-    values = checkpoints.recorded_settings(settings)
+    values = recorded_settings(settings)
     plan = plan_training(final, saved, inputs, values, settings.fresh)
     print(f"M: {len(training)} episodes, {len(held_out)} held out; {plan.reason}")
     if plan.action == "finished":

@@ -24,9 +24,10 @@ from utils.io.checkpoints import Header, save
 from utils.io.files import sha256_of
 from utils.io.run_folder import AgentFiles
 from utils.runtime import default_workers
-from utils.sim.agent import CARS_PER_BATCH, Agent
+from utils.sim.agent import Agent
 from utils.sim.env import make_environment, resize_frame
-from utils.sim.rollouts import DriveBatch, DriveTask, drive_all, run_batch
+from utils.sim.rollouts import drive_all, run_batch
+from utils.sim.tasks import CARS_PER_BATCH, DriveBatch, DriveTask
 
 STARTED = 60  # steps before the clock: the zoom phase is not normal driving
 

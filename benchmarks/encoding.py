@@ -25,7 +25,8 @@ from utils.data.episodes import EPISODE_SCHEMA, EpisodeFile, read_episode, scan_
 from utils.data.prefetch import read_ahead
 from utils.io.npz import write_arrays
 from utils.runtime import default_workers
-from utils.sim.rollouts import DriveTask, drive_all
+from utils.sim.rollouts import drive_all
+from utils.sim.tasks import DriveTask
 
 JOB = 10_000_000  # frames
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.measuring import machine
-from utils.io.files import TIMES_NAME, read_records
+from utils.io.records import TIMES_NAME, read_records
 from utils.settings import PRESET_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,8 @@ from test_workers import (
 import utils.sim.workers
 from utils.errors import UserError
 from utils.io.files import remove_orphans
-from utils.sim.rollouts import DriveTask, drive_all
+from utils.sim.rollouts import drive_all
+from utils.sim.tasks import DriveTask
 from utils.sim.workers import WORKER_ENVIRONMENT, run_tasks
 
 distributed = pytest.importorskip("distributed")

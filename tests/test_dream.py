@@ -16,8 +16,8 @@ from models.controller import Controller, Whitening
 from models.dream import DreamState, dream_returns, open_loop
 from models.evaluation import one_step, open_loop_forecasts, states_before
 from models.rnn import MDNRNN, LSTMState, MixtureNoise, Window, mixture_noise
-from utils.data.episodes import latent_schema, scan_files
-from utils.data.start_states import STATES_PER_EPISODE, ZOOM_STEPS, StartStates, build_start_states
+from utils.data.episodes import ZOOM_STEPS, latent_schema, scan_files
+from utils.data.start_states import STATES_PER_EPISODE, StartStates, build_start_states
 from utils.io.npz import write_arrays
 
 LATENT, HIDDEN, COMPONENTS = 4, 8, 3

@@ -17,9 +17,10 @@ from utils.data.splits import VALIDATION
 from utils.io.checkpoints import Header, save
 from utils.io.files import sha256_of
 from utils.io.run_folder import AgentFiles
-from utils.sim.agent import CARS_PER_BATCH, Agent, encode
+from utils.sim.agent import Agent, encode
 from utils.sim.env import drive_episode, make_environment, resize_frame
-from utils.sim.rollouts import DriveBatch, DriveTask, batch_tasks, drive_all, make_driver, run_batch
+from utils.sim.rollouts import drive_all, make_driver, run_batch
+from utils.sim.tasks import CARS_PER_BATCH, DriveBatch, DriveTask, batch_tasks
 
 
 @pytest.mark.parametrize("driver", ["scripted", "recovery", "random"])

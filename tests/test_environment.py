@@ -11,7 +11,8 @@ from utils.data.episodes import Episode
 from utils.data.splits import HOLD_OUT_EVERY, MODES, SPLITS, TEST, TRAINING, VALIDATION, is_held_out
 from utils.sim.env import MAX_STEPS, drive_episode, make_environment, resize_frame
 from utils.sim.policies import Centerline, DrivingStyle, OUNoise, RandomDriver, ScriptedDriver
-from utils.sim.rollouts import DriveTask, make_driver
+from utils.sim.rollouts import make_driver
+from utils.sim.tasks import DriveTask
 
 
 class PhysicsOnly(CarRacing):

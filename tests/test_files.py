@@ -14,15 +14,14 @@ import pytest
 from utils.errors import UserError
 from utils.io.files import (
     TEMPORARY_SUFFIX,
-    Metrics,
     atomic_replace,
     locked,
     open_regular,
-    read_metrics,
     remove_orphans,
     write_atomically,
     write_json,
 )
+from utils.io.records import Metrics, read_metrics
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,7 +7,8 @@ import pytest
 from scripts import KILL, Workshop
 
 from utils.io.checkpoints import read_header
-from utils.io.files import read_metrics, sha256_of
+from utils.io.files import sha256_of
+from utils.io.records import read_metrics
 
 ROUND = ("--on-policy-episodes", "1", "--iterative-episodes", "1", "--score-tracks", "1")
 RESULTS = ("run/rnn.eqx", "run/controller.eqx", "run/rounds.metrics.jsonl", "data/**/*.npz")

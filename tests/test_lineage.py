@@ -27,7 +27,10 @@ from utils.io.checkpoints import Header, load, load_controller, load_rnn, read_h
 from utils.io.files import sha256_of
 from utils.io.resume import plan_training, save_on_interrupt, stop_if_diverged
 from utils.io.run_folder import AgentFiles
+from utils.settings import recorded_settings, restore_settings
 from utils.sim.agent import Agent
+
+ROOT = Path(__file__).parents[1]
 
 INPUTS = {"data": "d1", "vae": "v1", "rnn": "r1"}
 SETTINGS = {"steps": 10, "learning_rate": 0.1}
@@ -214,15 +217,15 @@ def test_a_stopped_training_is_saved_and_a_failed_one_is_not(ending: Any) -> Non
 def test_headers_record_what_changes_the_result_and_nothing_else(script: Any) -> None:
     """Else `--fresh` once, other workers or another folder would train anew ever after."""
     plain = script.Settings()
-    recorded = checkpoints.recorded_settings(plain)
+    recorded = recorded_settings(plain)
     elsewhere = {"run_dir": Path("x"), "data_dir": Path("y"), "debug": True, "fresh": True}
     how = {"workers": 99, "save_seconds": 0.0, "save_every": 1, "evaluate_every": 7}
     names = {field.name for field in dataclasses.fields(plain)}
     changes = {name: value for name, value in {**elsewhere, **how}.items() if name in names}
-    assert checkpoints.recorded_settings(dataclasses.replace(plain, **changes)) == recorded
+    assert recorded_settings(dataclasses.replace(plain, **changes)) == recorded
     assert set(recorded) == names - set(changes)
     assert json.loads(json.dumps(recorded)) == recorded
-    assert checkpoints.recorded_settings(dataclasses.replace(plain, seed=1)) != recorded
+    assert recorded_settings(dataclasses.replace(plain, seed=1)) != recorded
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -489,10 +492,39 @@ def test_a_checkpoint_of_unknown_precision_is_refused(tmp_path: Path, rnn: MDNRN
     refused(path, match="damaged or no checkpoint")
 
 
-def test_settings_that_a_script_no_longer_has_are_left_out(tmp_path: Path) -> None:
+def test_settings_that_a_script_does_not_have_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "rnn.eqx"
-    settings = {"window": 50, "of_an_older_version": 1}
+    settings = {"window": 50, "of_an_older_version": 1, "another": "x"}
     save(path, Header("rnn", {}, settings, {}, {}), {})
-    known = checkpoints.restore_settings(read_header(path), train_rnn.Settings)
-    assert known == {"window": 50}
-    assert train_rnn.Settings(**known).window == 50
+    known = restore_settings(read_header(path).settings, train_rnn.Settings, path)
+    assert train_rnn.Settings(**known).window == 50 and list(known) == ["window"]
+    said = capsys.readouterr().err
+    assert said.startswith(f"{path}: ") and "of_an_older_version=1" in said and "another=x" in said
+    assert restore_settings({"window": 9}, train_rnn.Settings, path) == {"window": 9}
+    assert not capsys.readouterr().err
+
+
+def test_a_shipped_header_of_an_earlier_version_restores_its_settings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = ROOT / "pretrained/controller.eqx"
+    raw = json.loads(path.read_bytes().split(b"\n")[0])["settings"]
+    header = read_header(path)
+    known = restore_settings(header.settings, train_dream.Settings, path)
+    dropped = set(header.settings) - set(known)
+    assert train_dream.Settings(**known).generations == raw["generations"]
+    said = capsys.readouterr().err
+    assert all(f"{name}={raw[name]}" in said for name in dropped)
+    assert dropped == {"focus", "steering_cost", "weight_cost"}
+
+
+def test_renamed_keys_of_a_header_are_read_by_their_current_names(tmp_path: Path) -> None:
+    progress = {"step": 30, "chosen": {"step": 20, "judged": 150.5, "real": 800.0}}
+    path = tmp_path / "controller.eqx"
+    save(path, Header("controller", {}, {"unseen_units": 256, "sigma": 0.02}, {}, progress), {})
+    assert b"unseen_units" in path.read_bytes()
+    header = read_header(path)
+    assert header.settings == {"masked_units": 256, "sigma": 0.02}
+    assert header.progress["chosen"] == {"step": 20, "dream_score": 150.5, "real": 800.0}

@@ -13,8 +13,9 @@ from scripts import COLLECTED, Workshop
 from utils.data.episodes import EPISODE_SCHEMA, Episode, latent_schema, read_episode, scan_files
 from utils.data.splits import TEST, TRAINING
 from utils.io.checkpoints import load_controller, load_rnn, load_vae, read_header
-from utils.io.files import read_metrics, read_records, sha256_of
+from utils.io.files import sha256_of
 from utils.io.npz import read_arrays
+from utils.io.records import read_metrics, read_records
 
 MODELS = ("vae.eqx", "rnn.eqx", "controller.eqx")
 

@@ -19,7 +19,8 @@ from tools.report.page import details, escape, film, page, show, table
 from tools.report.run_record import RunRecord
 from utils.data.episodes import read_episode
 from utils.io.checkpoints import count_parameters, load_rnn, load_vae
-from utils.io.files import TIMES_NAME, locked, read_metrics, read_records, sha256_of, timed
+from utils.io.files import locked, sha256_of
+from utils.io.records import TIMES_NAME, read_metrics, read_records, timed
 
 EMPTY = {"img", "meta", "br", "input", "link", "hr"}
 
@@ -184,7 +185,7 @@ def test_times_tell_what_was_done_stopped_and_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["/some/where/train_rnn.py", "--steps", "3"])
-    monkeypatch.setattr("utils.io.files.program_name", lambda: "train_rnn.py")
+    monkeypatch.setattr("utils.io.records.program_name", lambda: "train_rnn.py")
     with locked(tmp_path), timed(tmp_path, "train_rnn"):
         pass
     with pytest.raises(KeyboardInterrupt), timed(tmp_path, "train_rnn"):

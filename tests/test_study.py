@@ -33,7 +33,8 @@ from utils.data.splits import VALIDATION
 from utils.data.start_states import dream_states_at
 from utils.sim.agent import Agent
 from utils.sim.env import make_environment
-from utils.sim.rollouts import DriveBatch, DriveResult, DriveTask, drive_batch
+from utils.sim.rollouts import drive_batch
+from utils.sim.tasks import DriveBatch, DriveResult, DriveTask
 from utils.viz.video import FRAMES_PER_SECOND, WEBP_FRAME_STEP, Replay, encode_frames, write_webp
 
 STEPS = 1000

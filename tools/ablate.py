@@ -26,11 +26,11 @@ import train_rnn
 from models.rnn import MDNRNN
 from utils import runtime
 from utils.io import checkpoints
-from utils.io.checkpoints import read_header, restore_settings
+from utils.io.checkpoints import read_header
 from utils.io.files import locked, write_atomically
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import CommonSettings, parse, restore_settings, setting
 from utils.sim.agent import Agent
 
 WITHOUT = ("nothing", "memory", "trained-memory", "real-validation", "asymmetric-loss")
@@ -60,10 +60,11 @@ def main(settings: Settings) -> None:
         elif settings.without != "asymmetric-loss":
             copy(agent.rnn, ablated.rnn)
     if settings.without == "asymmetric-loss":
-        learning = restore_settings(header, train_rnn.Settings)
+        learning = restore_settings(header.settings, train_rnn.Settings, agent.rnn)
         learning |= {"steps": header.progress["step"], "optimism_penalty": 1.0}
         train_rnn.main(train_rnn.Settings(**{**learning, **folders}))
-    evolution = restore_settings(read_header(agent.controller), train_dream.Settings)
+    recorded = read_header(agent.controller).settings
+    evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
     if settings.without in ("memory", "trained-memory"):
         evolution["masked_units"] = header.sizes["hidden"]
     if settings.without == "real-validation":

@@ -30,9 +30,8 @@ from models.dream import FAILURE_REWARD
 from models.evaluation import states_before
 from models.rnn import STEP_REWARD, TILE_REWARD
 from utils import runtime
-from utils.data.episodes import Episode
+from utils.data.episodes import ZOOM_STEPS, Episode
 from utils.data.splits import VALIDATION
-from utils.data.start_states import ZOOM_STEPS
 from utils.errors import UserError
 from utils.io.files import locked, write_atomically, write_json
 from utils.io.run_folder import AgentFiles, find_agent
@@ -40,7 +39,8 @@ from utils.runtime import describe_device, progress
 from utils.settings import CommonSettings, parse, setting
 from utils.sim.agent import Agent, encode
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS, drive_episode, make_environment
-from utils.sim.rollouts import DriveTask, make_driver
+from utils.sim.rollouts import make_driver
+from utils.sim.tasks import DriveTask
 
 WEB = Path(__file__).parents[1] / "web"
 MANIFEST = "dream.json"

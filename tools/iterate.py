@@ -22,11 +22,12 @@ import train_dream
 import train_rnn
 from utils import runtime
 from utils.data.splits import VALIDATION
-from utils.io.checkpoints import read_header, restore_settings
-from utils.io.files import Metrics, locked, read_metrics, write_json
+from utils.io.checkpoints import read_header
+from utils.io.files import locked, write_json
+from utils.io.records import Metrics, read_metrics
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import CommonSettings, parse, restore_settings, setting
 from utils.viz.figures import plot_curves
 
 SCORE_TRACKS = VALIDATION[10_000:]  # train_dream.py chooses by the first ones
@@ -80,8 +81,10 @@ def learn(settings: Settings, number: int) -> None:
         ):
             run(settings, collect_data, mode=mode, episodes=episodes, workers=settings.workers)
         run(settings, process_data)
-    run(settings, train_rnn, **restore_settings(read_header(agent.rnn), train_rnn.Settings))
-    evolution = restore_settings(read_header(agent.controller), train_dream.Settings)
+    recorded = read_header(agent.rnn).settings
+    run(settings, train_rnn, **restore_settings(recorded, train_rnn.Settings, agent.rnn))
+    recorded = read_header(agent.controller).settings
+    evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
     run(settings, train_dream, **evolution, workers=settings.workers)
 
 

@@ -1,5 +1,16 @@
-"""The error that a user can act on."""
+"""The user-facing error, and the name of the running program for its message."""
+
+import sys
+from pathlib import Path
 
 
 class UserError(Exception):
-    """Something a user can act on: one plain line that names the file or the step."""
+    """A problem the user can solve. The message is one line that names the file or the step."""
+
+
+def program_name() -> str:
+    """What a user types to run this program: `train_rnn.py`, or `python -m tools.report`."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}"

@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.errors import UserError
-from utils.settings import SettingsT, program_name
+from utils.errors import UserError, program_name
+from utils.settings import SettingsT
 
 
 def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoReturn:

@@ -1,4 +1,4 @@
-"""One command line for all scripts: a frozen dataclass of settings becomes flags."""
+"""The command line: a frozen dataclass of settings whose fields are flags."""
 
 import argparse
 import dataclasses
@@ -12,11 +12,15 @@ PRESET_NAMES = ("quick", "laptop", "paper")
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field that is also a flag: its default, and its help with unit or reason.
+    """A dataclass field that is also a flag.
 
-    `choices=(...)` restricts the values; `minimum=` and `maximum=` bound a number.
-    `old_name="..."`: a flag of earlier versions that is still accepted.
-    `changes_result=False`: a model is the same whatever its value; checkpoints leave it out.
+    Args:
+        default: the default of the laptop preset.
+        help: the flag's help text, with the unit or the reason.
+        metadata: `choices=(...)` restricts the values; `minimum=` and `maximum=` bound a number;
+            `old_name="..."` is a flag of an earlier version that still works;
+            `changes_result=False` keeps a setting that does not affect the model out of
+            checkpoints.
     """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
@@ -26,22 +30,12 @@ class CommonSettings:
     """The flags that every script has."""
 
     data_dir: Path = setting(Path("data"), "folder of rollouts/ and latents/")
-    run_dir: Path = setting(
-        Path("runs/default"), "folder of this run's models, metrics and figures"
-    )
-    seed: int = setting(0, "seed of everything random in this script", minimum=0)
-    debug: bool = setting(False, "show the traceback of a failure")
+    run_dir: Path = setting(Path("runs/default"), "folder of the models, metrics and figures")
+    seed: int = setting(0, "random seed of this script", minimum=0)
+    debug: bool = setting(False, "show the traceback of an error")
 
 
 SettingsT = TypeVar("SettingsT", bound=CommonSettings)
-
-
-def program_name() -> str:
-    """What a user types to run this program: `train_rnn.py`, or `python -m tools.report`."""
-    spec = sys.modules["__main__"].__spec__
-    if spec is None:
-        return Path(sys.argv[0]).name
-    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def parse(
@@ -50,17 +44,17 @@ def parse(
     presets: Mapping[str, Mapping[str, Any]],
     arguments: list[str] | None = None,
 ) -> SettingsT:
-    """Read the flags of `settings_class` from `arguments` (default: the command line).
+    """Parse `arguments` (default: the command line) into an instance of `settings_class`.
 
-    A preset changes defaults (the laptop's are the dataclass's own); a flag that is given wins.
-    Wrong usage exits 2, as argparse does.
+    A preset replaces defaults; a flag on the command line overrides the preset. The defaults of
+    the preset "laptop" are those of the dataclass. Wrong usage exits with code 2.
     """
     preset_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     preset_parser.add_argument(
         "--preset",
         choices=PRESET_NAMES,
         default="laptop",
-        help="sizes: a first taste, some hours of a laptop, or the paper's (default: laptop)",
+        help="sizes: minutes, hours on a laptop, or those of the paper (default: laptop)",
     )
     known, _ = preset_parser.parse_known_args(arguments)
     parser = argparse.ArgumentParser(
@@ -85,7 +79,6 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: A
     default = field.default if default is None else default
     text = field.metadata["help"].replace("%", "%%")
     if kind is bool:
-        # A switch that is on by default is turned off by its --no- form; both forms always exist.
         action = argparse.BooleanOptionalAction
         parser.add_argument(
             flag, action=action, default=default, help=f"{text} (default: {default})"
@@ -127,5 +120,36 @@ def _bounded(kind: type, metadata: Mapping[str, Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text} is above {high}")
         return value
 
-    convert.__name__ = kind.__name__  # argparse names it: "invalid int value: 'x'"
+    convert.__name__ = kind.__name__  # for argparse's message: "invalid int value: 'x'"
     return convert
+
+
+def recorded_settings(settings: CommonSettings) -> dict[str, Any]:
+    """The settings that a checkpoint header records: those that may change the result."""
+    excluded = {field.name for field in dataclasses.fields(CommonSettings)} - {"seed"}
+    excluded |= {
+        field.name
+        for field in dataclasses.fields(settings)
+        if not field.metadata.get("changes_result", True)
+    }
+    values = dataclasses.asdict(settings)
+    return {name: value for name, value in values.items() if name not in excluded}
+
+
+def restore_settings(
+    recorded: Mapping[str, Any], settings_class: type[CommonSettings], source: Path
+) -> dict[str, Any]:
+    """The recorded settings that `settings_class` has.
+
+    Settings of other versions, which it does not have, are named on stderr with the file `source`
+    that recorded them.
+    """
+    known = {field.name for field in dataclasses.fields(settings_class)}
+    unknown = {name: value for name, value in recorded.items() if name not in known}
+    if unknown:
+        listed = ", ".join(f"{name}={value}" for name, value in unknown.items())
+        print(
+            f"{source}: ignoring settings that this version does not have: {listed}",
+            file=sys.stderr,
+        )
+    return {name: value for name, value in recorded.items() if name in known}

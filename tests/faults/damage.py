@@ -15,7 +15,8 @@ from faults.trials import Suite, Trial
 from models.vae import LATENT
 from utils.data.episodes import EPISODE_SCHEMA, scan_files, scan_latents
 from utils.io.checkpoints import load_vae
-from utils.io.files import LOCK_NAME, TIMES_NAME, sha256_of
+from utils.io.files import LOCK_NAME, sha256_of
+from utils.io.records import TIMES_NAME
 
 VICTIM = "recovery/20000002.npz"  # an episode that V and M learn from
 HELD_OUT = "recovery/20000001.npz"

@@ -21,7 +21,8 @@ import utils.io.files
 import utils.sim.rollouts
 import utils.sim.workers
 from faults.trials import NotTried
-from utils.sim.rollouts import DriveBatch, DriveResult, run_batch
+from utils.sim.rollouts import run_batch
+from utils.sim.tasks import DriveBatch, DriveResult
 
 Inject = Callable[[Any], object]
 WORKER_ORDERS = "FAULTS_WORKER"  # environment variable: what a worker is to do, and with which file
@@ -47,7 +48,7 @@ def at_writes(action: Callable[[int, Any], Any]) -> None:
     count = itertools.count(1)
 
     def opening(path: Any, *arguments: Any, **how: Any) -> Any:
-        if sys._getframe(1).f_code.co_name in ("write_atomically", "append_record"):
+        if sys._getframe(1).f_code.co_name in ("write_atomically", "append_text"):
             path = action(next(count), path)
         return builtins.open(path, *arguments, **how)
 

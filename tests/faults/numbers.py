@@ -18,7 +18,7 @@ from faults.references import assert_same, files_in, reference, workspace
 from faults.stages import SAVE_NEVER, finish
 from faults.trials import Suite, Trial
 from utils.io.checkpoints import load_controller, read_header
-from utils.io.files import read_metrics
+from utils.io.records import read_metrics
 
 MODELS = {"see": "vae", "predict": "rnn"}
 AT = 3  # the step or generation that goes wrong

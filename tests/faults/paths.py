@@ -15,7 +15,7 @@ from faults.inject import Inject, note
 from faults.references import Files, assert_same, chain_of, files_in, prepare, reference, scratch
 from faults.stages import SCRIPTS, SIX, Ended, finish
 from faults.trials import NotTried, Suite, Trial
-from utils.io.files import read_records
+from utils.io.records import read_records
 
 LONG = "n" * 200  # a name may have 255 bytes
 # What follows --data-dir, --run-dir and --output-dir, below and beside the folder of the trial.

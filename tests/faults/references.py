@@ -16,7 +16,8 @@ import numpy as np
 from faults import inject
 from faults.stages import ABSENT, FLAGS, ROUND, finish, start
 from faults.trials import Suite
-from utils.io.files import LOCK_NAME, TIMES_NAME
+from utils.io.files import LOCK_NAME
+from utils.io.records import TIMES_NAME
 
 Files = dict[str, str]  # sha256 of every file of a folder, by its path in there
 

@@ -14,7 +14,8 @@ from faults.references import assert_same, files_in, reference, referenced, work
 from faults.stages import SAVE_NEVER, TRAININGS, finish, start
 from faults.trials import NotTried, Suite, Trial
 from utils.io.checkpoints import read_header
-from utils.io.files import TEMPORARY_SUFFIX, TIMES_NAME
+from utils.io.files import TEMPORARY_SUFFIX
+from utils.io.records import TIMES_NAME
 
 WITH_WORKERS = ("collect", "dream", "drive")
 HANG_SECONDS = 45.0  # after which a worker counts as hanging; loading a model takes some three

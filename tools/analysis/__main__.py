@@ -43,13 +43,15 @@ from utils.data.episodes import read_episode
 from utils.data.splits import VALIDATION
 from utils.data.start_states import dream_states_at
 from utils.io.checkpoints import read_header
-from utils.io.files import locked, timed, write_json
+from utils.io.files import locked, write_json
+from utils.io.records import timed
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers, describe_device, progress
 from utils.settings import CommonSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import DriveTask, batch_tasks, package_versions
+from utils.sim.rollouts import package_versions
+from utils.sim.tasks import DriveTask, batch_tasks
 from utils.sim.workers import run_tasks
 from utils.viz.video import encode_frames, replay, write_webp
 

@@ -17,8 +17,7 @@ from models.dream import CPU_BATCH, FAILURE_REWARD, DreamState, dream_return
 from models.rnn import MDNRNN, mixture_noise
 from tools.analysis.score_breakdown import is_lap_driven
 from tools.analysis.trace import Trace
-from utils.data.episodes import Episode
-from utils.data.start_states import ZOOM_STEPS
+from utils.data.episodes import ZOOM_STEPS, Episode
 from utils.data.targets import failed_steps
 from utils.viz.figures import save_figure
 

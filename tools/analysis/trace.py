@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 
 from utils.sim import rollouts as driving
-from utils.sim.rollouts import DriveBatch, DriveResult, DriveTask
+from utils.sim.tasks import DriveBatch, DriveResult, DriveTask
 
 REACH = 3  # tiles to either side that a curvature is measured over: 21 units in all
 WINDOW = 150  # steps after a push, 3 s, in which the drive has to go on

@@ -18,14 +18,13 @@ from tools.report.page import (
     table,
 )
 from tools.report.run_record import RunRecord
-from utils.data.episodes import Episode, read_episode
+from utils.data.episodes import ZOOM_STEPS, Episode, read_episode
 from utils.data.frames import evenly_spaced_frames
 from utils.data.splits import MODES
 from utils.viz.figures import to_uint8
 from utils.viz.video import FRAMES_PER_SECOND, replay
 
 DREAM_STEPS = (1, 5, 10, 25, 50, 100, 200)  # shown of an open-loop dream
-ZOOM_STEPS = 50  # the camera zooms in during the first second: no picture of driving
 SHOWN_FRAMES = 8
 
 # Charts: title -> {metric: its name in the legend}.

@@ -9,8 +9,8 @@ from utils.data.episodes import EPISODE_SCHEMA, EpisodeFile, scan_files
 from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
-from utils.io.files import TIMES_NAME, read_metrics, read_records
 from utils.io.npz import read_arrays
+from utils.io.records import TIMES_NAME, read_metrics, read_records
 from utils.io.renames import with_current_names
 
 LOADERS = {

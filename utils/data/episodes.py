@@ -24,6 +24,7 @@ from utils.io.npz import (
 )
 
 FRAME_SHAPE = (64, 64, 3)
+ZOOM_STEPS = 50  # first second of an episode, in which the camera zooms in
 STEP_SCHEMA: dict[str, tuple[str, Shape]] = {
     "actions": ("float32", ("T", 3)),
     "rewards": ("float32", ("T",)),

@@ -13,14 +13,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from models.dream import DreamState
 from models.evaluation import states_before
 from models.rnn import MDNRNN, LSTMState
-from utils.data.episodes import EpisodeFile
+from utils.data.episodes import ZOOM_STEPS, EpisodeFile
 from utils.data.sequences import LatentEpisode, read_latent_episode
 from utils.data.splits import AGENT_MODES
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 
 MAX_EPISODES, STATES_PER_EPISODE = 192, 24  # read for the bank, and moments taken from each
-ZOOM_STEPS = 50  # the camera zooms in during the first second, unlike anything after
 
 
 class StartStates(NamedTuple):

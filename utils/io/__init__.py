@@ -1,1 +1,1 @@
-"""Files of any content: written whole or not at all, and read with suspicion."""
+"""Files: atomic writing, checked reading, checkpoints and training state."""

@@ -24,9 +24,8 @@ from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
 from utils.errors import UserError
-from utils.io.files import READ_ERRORS, open_regular, sha256_of, sha256_of_rest, write_atomically
+from utils.io.files import READ_ERRORS, open_regular, sha256_of_rest, write_atomically
 from utils.io.renames import with_current_names
-from utils.settings import CommonSettings
 
 FORMAT = "world-model-checkpoint 1"
 MAX_HEADER_BYTES = 1_000_000
@@ -177,31 +176,6 @@ def _bytes_on_file(shapes: Any) -> int:
 
 def _digest(fields: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
-def recorded_settings(settings: CommonSettings) -> dict[str, Any]:
-    """A script's settings as they go into a header: all that may change the result."""
-    where_and_how = {field.name for field in dataclasses.fields(CommonSettings)} - {"seed"}
-    where_and_how |= {
-        field.name
-        for field in dataclasses.fields(settings)
-        if not field.metadata.get("changes_result", True)
-    }
-    values = dataclasses.asdict(settings)
-    return {name: value for name, value in values.items() if name not in where_and_how}
-
-
-def restore_settings(header: Header, script: type[CommonSettings]) -> dict[str, Any]:
-    """The header's settings that a script has; the version that wrote them may have had others."""
-    known = {field.name for field in dataclasses.fields(script)}
-    return {name: value for name, value in header.settings.items() if name in known}
-
-
-def input_sha256(path: Path, step: str) -> str:
-    """sha256 of an input file; UserError names the step that makes it if it is missing."""
-    if not path.exists():
-        raise UserError(f"{path} is missing: run {step}")
-    return sha256_of(path)
 
 
 def count_parameters(tree: Any) -> int:

@@ -1,17 +1,13 @@
-"""The one place that writes files: whole or not at all, and one run to a folder."""
+"""The only code that writes files: atomic replacement, locks on folders, safe reading."""
 
 import contextlib
-import datetime
 import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
 import stat
 import struct
-import sys
-import time
 import tokenize
 import zipfile
 import zlib
@@ -20,18 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from utils.errors import UserError
-from utils.io.renames import with_current_names
-from utils.settings import program_name
 
-# Temporary files start with a dot and end so, hence no reader's pattern ever matches one.
+# Temporary files start with a dot and have this suffix, so no pattern of a reader matches them.
 TEMPORARY_SUFFIX = ".partial"
 LOCK_NAME = ".lock"
-# Which stages worked on a folder, and how long. Apart from metrics and checkpoints, whose bytes
-# say nothing of when they were made.
-TIMES_NAME = "times.jsonl"
 
-# What numpy, zipfile, json and a model's constructor raise on files that are cut off, flipped,
-# foreign or made to harm.
+# Everything that NumPy, zipfile, json and the constructor of a model raise on files that are
+# truncated, corrupt, foreign or malicious.
 READ_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -54,29 +45,40 @@ READ_ERRORS = (
 
 
 @contextlib.contextmanager
-def atomic_replace(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there becomes `path` when all went well.
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside, such as a full disk, into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
-    Killed at any moment, `path` holds the old bytes or the new ones. A full disk or any other
-    OSError leaves the old ones, removes the temporary file and names `path`.
+
+@contextlib.contextmanager
+def atomic_replace(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` when the block ends without an error.
+
+    After a kill at any moment `path` holds either the old bytes or the new ones. On an OSError,
+    such as a full disk, `path` keeps the old bytes and the temporary file is removed.
+
+    Raises UserError that names `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # no sweep takes it for an orphan while we live
-            yield temporary
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                # `remove_orphans` skips a file that a live process has locked.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield temporary
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call `write(file)` on a file that becomes `path` as `atomic_replace` says."""
+    """Call `write(file)` on a temporary file that then replaces `path`; see `atomic_replace`."""
     with atomic_replace(path) as temporary, open(temporary, "wb") as file:
         write(file)
 
@@ -87,8 +89,18 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append `text` to `path`. Raises UserError if it cannot be written."""
+
+    def open_here(name: str, flags: int) -> int:  # never follows a link out of the folder
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    with write_errors(path), open(path, "a", opener=open_here) as file:
+        file.write(text)
+
+
 def remove_orphans(folder: Path) -> None:
-    """Remove what killed runs left half-written below `folder`, and nothing a live one writes."""
+    """Remove the temporary files of killed processes below `folder`, not those of live ones."""
     for orphan in folder.rglob(f".*.[0-9]*{TEMPORARY_SUFFIX}"):
         if orphan.is_file():
             with contextlib.suppress(OSError), open(orphan, "rb") as file:
@@ -98,13 +110,13 @@ def remove_orphans(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; a second run gets a UserError that names the first.
+    """Reserve `folder` for this process. Raises UserError if another process holds it.
 
-    The lock is the kernel's (flock), so it dies with its process, however that ends.
+    The kernel's lock (flock) ends with its process, even after kill −9.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
-    # No following of links: the file is written to, and may lie nowhere but here.
+    # The lock file is written to, so it must not be a link to a file elsewhere.
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         try:
@@ -119,61 +131,20 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Workers may have been stopped while they wrote.
+            # Worker processes may have been stopped in the middle of a write.
             remove_orphans(folder)
         os.ftruncate(lock, 0)
     finally:
         os.close(lock)
 
 
-@contextlib.contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """An OSError inside, as of a full disk, becomes a UserError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file; OSError names anything else: a pipe or a device could hang a reader."""
+    """Open a regular file for reading. A pipe or a device, which may block, raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return open(descriptor, "rb")
     os.close(descriptor)
     raise OSError(errno.EINVAL, "not a regular file", str(path))
-
-
-@contextlib.contextmanager
-def timed(folder: Path, stage: str) -> Iterator[None]:
-    """Append to `folder`'s times when a stage began and how long it worked; hold its lock.
-
-    Two records: {stage, begun, command}, then {stage, seconds, ended}, `ended` "done" or the name
-    of what stopped it. Where the second is missing, the stage was killed.
-    """
-    begun = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    command = [*program_name().split(), *sys.argv[1:]]
-    append_record(folder / TIMES_NAME, {"stage": stage, "begun": begun, "command": command})
-    start, ended = time.monotonic(), "done"
-    try:
-        yield
-    except BaseException as error:
-        ended = type(error).__name__
-        raise
-    finally:
-        seconds = round(time.monotonic() - start, 3)
-        with contextlib.suppress(UserError):  # a full disk is for the stage to report
-            append_record(folder / TIMES_NAME, {"stage": stage, "seconds": seconds, "ended": ended})
-
-
-def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Append a JSON line to `path`; UserError names it if it cannot be written."""
-
-    def open_here(name: str, flags: int) -> int:  # no following of links, as with the lock
-        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
-
-    with write_errors(path), open(path, "a", opener=open_here) as file:
-        file.write(json.dumps(record) + "\n")
 
 
 def sha256_of(path: Path) -> str:
@@ -183,47 +154,8 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_rest(file: BinaryIO) -> str:
-    """Hex sha256 of the bytes from where the file is read to its end."""
+    """Hex sha256 of the bytes from the current position to the end of the file."""
     digest = hashlib.sha256()
     while part := file.read(1 << 20):
         digest.update(part)
     return digest.hexdigest()
-
-
-class Metrics:
-    """One JSON line a record in `path`; resuming at a step drops the records from it on.
-
-    Dropping keeps an interrupted and resumed run's file equal to an uninterrupted one's. Of a
-    training that begins at `begun_at`, what an earlier try of it recorded as `first` goes too.
-    """
-
-    def __init__(self, path: Path, resume_at: int, begun_at: float = math.inf):
-        self.path = path
-        kept = [
-            record
-            for record in read_metrics(path)
-            if record["step"] <= resume_at and record.get("first", -1) < begun_at
-        ]
-        lines = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(path, lambda file: file.write(lines.encode()))
-
-    def append(self, **record: Any) -> None:
-        """Append one record, which has a `step`."""
-        append_record(self.path, record)
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """All whole JSON objects of a file of lines; a line cut off by a kill is left out."""
-    records = []
-    if path.exists():
-        with open_regular(path) as file:
-            for line in file:
-                with contextlib.suppress(ValueError, RecursionError):
-                    records.append(json.loads(line))
-    return [record for record in records if isinstance(record, dict)]
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file that have a step, with the current names of metrics."""
-    records = [record for record in read_records(path) if isinstance(record.get("step"), int)]
-    return [with_current_names(record) for record in records]

@@ -1,4 +1,4 @@
-"""The agent on the real track: V sees, C decides, M remembers."""
+"""The agent on the real track: V encodes the frame, C chooses the action, M updates the memory."""
 
 from typing import Any
 
@@ -9,40 +9,37 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from models.controller import Controller
-from models.rnn import MDNRNN, LSTMState
+from models.rnn import MDNRNN, RNNState
 from models.vae import ConvVAE
 from utils.io.checkpoints import load_controller, load_rnn, load_vae
 from utils.io.run_folder import AgentFiles, check_compatible
+from utils.sim.tasks import CARS_PER_BATCH
 
-# Cars that one process drives side by side: V's products are then twice as fast. The batch is
-# always so large, empty lanes are padding, and a track has its lane: so an episode has the same
-# bytes whichever others are driven beside it.
-CARS_PER_BATCH = 2
-ACTION_LOW, ACTION_HIGH = np.float32([-1, 0, 0]), np.float32([1, 1, 1])
+ACTION_LOW, ACTION_HIGH = np.float32([-1, 0, 0]), np.float32([1, 1, 1])  # steer, gas, brake
 
 
 @eqx.filter_jit
 def encode(vae: ConvVAE, frame: UInt8[Array, "64 64 3"]) -> Float[Array, " latent"]:
-    """The frame's latent: mu, since a driver has no use for the encoder's noise."""
+    """The frame's latent: mu. Acting needs no sample of the posterior."""
     return vae.encode(frame)[0]
 
 
 @eqx.filter_jit
 def update_memory(
-    rnn: MDNRNN, memory: LSTMState, z: Float[Array, " latent"], action: Float[Array, " 3"]
-) -> LSTMState:
-    """The memory after z was seen and the action done."""
+    rnn: MDNRNN, memory: RNNState, z: Float[Array, " latent"], action: Float[Array, " 3"]
+) -> RNNState:
+    """M's state after (z, action)."""
     return rnn.step(memory, z, action)[0]
 
 
 @jax.jit
 def policy_step(
     parts: tuple[ConvVAE, MDNRNN, Controller],
-    memory: LSTMState,
-    frames: UInt8[Array, "lanes 64 64 3"],
-    noise: Float[Array, "lanes 3"],
-) -> tuple[LSTMState, Float[Array, "lanes 3"]]:
-    """See, decide, and remember what was seen and done; the noise is added to the decision."""
+    memory: RNNState,
+    frames: UInt8[Array, "cars 64 64 3"],
+    noise: Float[Array, "cars 3"],
+) -> tuple[RNNState, Float[Array, "cars 3"]]:
+    """One step of the policy for a batch of cars: a = clip(C(z, h) + noise), then M's update."""
     vae, rnn, controller = parts
     z = vae.encode(frames)[0]
     actions = jnp.clip(controller(z, memory.hidden) + noise, ACTION_LOW, ACTION_HIGH)
@@ -50,7 +47,7 @@ def policy_step(
 
 
 class Agent:
-    """Drives with a trained V, M and C, one car or CARS_PER_BATCH of them; a `Driver`."""
+    """A `Driver` made of V, M and C, for one car or for CARS_PER_BATCH cars at a time."""
 
     def __init__(self, vae: ConvVAE, rnn: MDNRNN, controller: Controller):
         self.vae, self.rnn, self.controller = vae, rnn, controller
@@ -58,7 +55,7 @@ class Agent:
 
     @classmethod
     def load(cls, files: AgentFiles) -> "Agent":
-        """Read the three parts; UserError if they do not belong together."""
+        """Read V, M and C. Raises UserError if they were not trained for each other."""
         _, vae = load_vae(files.vae)
         rnn_header, rnn = load_rnn(files.rnn)
         controller_header, controller = load_controller(files.controller)
@@ -68,23 +65,21 @@ class Agent:
         return cls(vae, rnn, controller)
 
     def reset(self, environment: Any = None) -> None:
-        """Begin with an empty memory in every lane."""
-        self.memory = LSTMState(*np.zeros((2, CARS_PER_BATCH, self.rnn.hidden), np.float32))
+        """Clear the memory of every car."""
+        self.memory = self.rnn.initial_state(CARS_PER_BATCH)
 
     def act_batch(self, frames: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Frames uint8 (cars, 64, 64, 3) and noise float32 (cars, 3) to actions float32 (cars, 3).
+        """Frames uint8 (cars, 64, 64, 3) and noise float32 (cars, 3) -> actions float32 (cars, 3).
 
-        The memory takes in the frames, and the actions as they are with the noise.
+        The noise is added to the controller's actions. The memory gets the noisy actions.
         """
         parts = (self.vae, self.rnn, self.controller)
         self.memory, actions = policy_step(parts, self.memory, frames, noise)
         return np.asarray(actions)
 
     def act(self, frame: np.ndarray, noise: np.ndarray | float = 0.0) -> np.ndarray:
-        """Frame uint8 (64, 64, 3) -> action float32 (3), in the first lane."""
-        frames, noises = (
-            np.zeros((CARS_PER_BATCH, *frame.shape), np.uint8),
-            np.zeros((CARS_PER_BATCH, 3), np.float32),
-        )
+        """Frame uint8 (64, 64, 3) -> action float32 (3). The car uses the first slot."""
+        frames = np.zeros((CARS_PER_BATCH, *frame.shape), np.uint8)
+        noises = np.zeros((CARS_PER_BATCH, 3), np.float32)
         frames[0], noises[0] = frame, noise
         return self.act_batch(frames, noises)[0]
