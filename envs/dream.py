@@ -1,9 +1,5 @@
-"""The dream as a Gymnasium environment: one, or thousands at once on JAX's device.
+"""The dream as a Gymnasium environment, and its pure JAX core. See docs/dream_environment.md."""
 
-docs/dream_environment.md says more.
-"""
-
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,37 +8,42 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnasium.spaces import Box, Space
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8, UInt32
 
-from envs import DREAM_STEPS
+from envs.checks import (
+    ACTION_SPACE,
+    FORKED,
+    MAX_SEED,
+    check_actions,
+    check_observation,
+    check_seed,
+    check_was_reset,
+    observation_space,
+    was_forked,
+)
 from models.dream import DreamState, imagine, sample_outcome
 from models.rnn import MDNRNN, mixture_noise
 from models.vae import ConvVAE
-from utils.data.episodes import FRAME_SHAPE, find_latents
+from utils.data.episodes import find_latents
 from utils.data.start_states import StartStates, build_start_states, load_start_states
 from utils.errors import UserError
-from utils.io.checkpoints import load_rnn, load_vae
+from utils.io.checkpoints import load_rnn, load_vae, read_header
 from utils.io.files import sha256_of
 from utils.io.run_folder import check_compatible
 
-DECODED_AT_ONCE = 64  # frames: a decoder's activations take a megabyte each
-OBSERVATIONS = ("latent", "pixels")
+DECODE_BATCH = 64  # frames; the decoder's activations take about 1 MB per frame
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 50}
-ACTIONS = Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32))  # steer, gas, brake
 
 
 class EnvState(NamedTuple):
-    """Where dreams stand, and the keys from which all that is still to come in them follows."""
+    """A batch of dreams: where they are, and the keys of all their further randomness."""
 
-    state: DreamState
+    dream: DreamState
     key: PRNGKeyArray
 
 
 class Dream(eqx.Module):
-    """V, M and the moments that dreams begin at; everything in batches (n, ...) of dreams."""
+    """V, M and the start states as pure functions of batches of n dreams."""
 
     vae: ConvVAE
     rnn: MDNRNN
@@ -53,50 +54,50 @@ class Dream(eqx.Module):
     observation: str = eqx.field(static=True)
 
     @eqx.filter_jit
-    def begin(self, seeds: UInt32[Array, " n"]) -> EnvState:
-        """New dreams, each decided by its seed alone."""
-        return jax.vmap(self._begin)(jax.vmap(jax.random.key)(seeds))
+    def reset(self, seeds: UInt32[Array, " n"]) -> EnvState:
+        """New dreams. Each is determined by its seed."""
+        return jax.vmap(self._reset)(jax.vmap(jax.random.key)(seeds))
 
     @eqx.filter_jit
-    def begin_again(self, moments: EnvState) -> EnvState:
-        """Other dreams in the place of all of these, decided by their keys."""
-        return jax.vmap(self._begin)(moments.key)
+    def reset_from(self, state: EnvState) -> EnvState:
+        """New dreams in place of all of these, determined by the keys of `state`."""
+        return jax.vmap(self._reset)(state.key)
 
     @eqx.filter_jit
     def step(
-        self, moments: EnvState, actions: Float[Array, "n 3"]
+        self, state: EnvState, actions: Float[Array, "n 3"]
     ) -> tuple[EnvState, Float[Array, " n"], Bool[Array, " n"], Float[Array, " n"]]:
-        """One imagined step each: rewards in points, which drives were lost, and how likely."""
-        return jax.vmap(self._step)(moments, jnp.clip(actions, ACTIONS.low, ACTIONS.high))
+        """One imagined step: the new state, rewards in points, failed, probability of failure."""
+        return jax.vmap(self._step)(state, jnp.clip(actions, ACTION_SPACE.low, ACTION_SPACE.high))
 
     @eqx.filter_jit
-    def observe(self, moments: EnvState) -> Float[Array, "n features"] | UInt8[Array, "n 64 64 3"]:
-        """What is seen: [z, h], h not yet having seen z, or the frames that V draws of z."""
-        state = moments.state
+    def observe(self, state: EnvState) -> Float[Array, "n features"] | UInt8[Array, "n 64 64 3"]:
+        """[z_t, h_t], where h_t does not depend on z_t yet, or V's decoding of z_t."""
+        dream = state.dream
         if self.observation == "latent":
-            return jnp.concatenate([state.z, state.memory.hidden], axis=-1)
-        return self.draw(state.z)
+            return jnp.concatenate([dream.z, dream.memory.hidden], axis=-1)
+        return self.decode(dream.z)
 
     @eqx.filter_jit
-    def draw(self, z: Float[Array, "n latent"]) -> UInt8[Array, "n 64 64 3"]:
-        """The frames that V draws of latents."""
+    def decode(self, z: Float[Array, "n latent"]) -> UInt8[Array, "n 64 64 3"]:
+        """V's decoding of latents as frames."""
 
         def frame(z: Array) -> Array:
             return jnp.rint(self.vae.decode(z) * 255).astype(jnp.uint8)
 
-        return jax.lax.map(frame, z, batch_size=DECODED_AT_ONCE)
+        return jax.lax.map(frame, z, batch_size=DECODE_BATCH)
 
-    def _begin(self, key: PRNGKeyArray) -> EnvState:
+    def _reset(self, key: PRNGKeyArray) -> EnvState:
         start_key, key = jax.random.split(key)
         start = self.start_states.sample_one(start_key, self.reset_share, self.on_policy_share)
         return EnvState(start, key)
 
-    def _step(self, moment: EnvState, action: Float[Array, " 3"]) -> tuple:
-        key, noise_key, outcome_key = jax.random.split(moment.key, 3)
+    def _step(self, state: EnvState, action: Float[Array, " 3"]) -> tuple:
+        key, noise_key, outcome_key = jax.random.split(state.key, 3)
         noise = mixture_noise(noise_key, (self.rnn.latent,))
-        state, prediction = imagine(self.rnn, moment.state, action, noise, self.temperature)
+        dream, prediction = imagine(self.rnn, state.dream, action, noise, self.temperature)
         reward, failed = sample_outcome(prediction, jax.random.uniform(outcome_key))
-        return EnvState(state, key), reward, failed, jax.nn.sigmoid(prediction.end_logit)
+        return EnvState(dream, key), reward, failed, jax.nn.sigmoid(prediction.end_logit)
 
 
 def load_dream(
@@ -107,28 +108,32 @@ def load_dream(
     reset_share: float = 0.15,
     on_policy_share: float = 0.5,
 ) -> Dream:
-    """The dream of a run folder.
+    """Load the dream of a run folder.
 
     Args:
-        run_dir: has vae.eqx, rnn.eqx and starts.eqx.
-        data_dir: take the starts from its latents/ instead of the run's starts.eqx.
-        observation: "latent" for [z, h], float32 (288,), or "pixels", uint8 (64, 64, 3).
-        temperature: of the mixture; above 1 the dream is wilder, below 1 tamer.
-        reset_share: chance that a dream begins at a start line, with an empty memory.
-        on_policy_share: chance that one of the others begins in the agent's own drives.
+        run_dir: folder with vae.eqx, rnn.eqx and starts.eqx.
+        data_dir: take the start states from its latents/ instead of starts.eqx.
+        observation: "latent" for [z, h], float32 (latent + hidden,), or "pixels" for frames,
+            uint8 (64, 64, 3).
+        temperature: of the mixture; above 1 makes the dream more random, below 1 less.
+        reset_share: probability that a dream starts at a start line, with M's initial state.
+        on_policy_share: probability that another dream starts in one of the agent's own drives.
 
-    Raises UserError, naming file and step, where files are missing or do not belong together.
+    Raises:
+        UserError: a file is missing, or the files do not belong together.
+        ValueError: an argument is out of range.
     """
     check_observation(observation)
     if not temperature > 0:
-        raise ValueError(f"temperature {temperature} is not above 0")
-    if not (0 <= reset_share <= 1 and 0 <= on_policy_share <= 1):
-        raise ValueError("a share lies between 0 and 1")
+        raise ValueError(f"temperature must be above 0, not {temperature}")
+    for name, share in (("reset_share", reset_share), ("on_policy_share", on_policy_share)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} must be between 0 and 1, not {share}")
     vae, rnn = load_vae_and_rnn(Path(run_dir))
-    start_states = load_starts(Path(run_dir), rnn, None if data_dir is None else Path(data_dir))
+    starts = load_starts(Path(run_dir), rnn, None if data_dir is None else Path(data_dir))
     numbers = (temperature, reset_share, on_policy_share)
-    dream = Dream(vae, rnn, start_states, *map(jnp.float32, numbers), observation)
-    return jax.tree.map(jnp.asarray, dream)  # on the device, once and for all
+    dream = Dream(vae, rnn, starts, *map(jnp.float32, numbers), observation)
+    return jax.tree.map(jnp.asarray, dream)  # moved to the device once
 
 
 def load_vae_and_rnn(run_dir: Path) -> tuple[ConvVAE, MDNRNN]:
@@ -140,7 +145,7 @@ def load_vae_and_rnn(run_dir: Path) -> tuple[ConvVAE, MDNRNN]:
 
 
 def load_starts(run_dir: Path, rnn: MDNRNN, data_dir: Path | None) -> StartStates:
-    """The moments to begin at: as train_dream.py kept them, or from other data."""
+    """The start states that train_dream.py saved, or new ones from the latents of `data_dir`."""
     if data_dir is not None:
         entries = find_latents(data_dir, rnn.latent, sha256_of(run_dir / "vae.eqx"))
         return build_start_states([entry for entry in entries if not entry.held_out], rnn, seed=0)
@@ -152,187 +157,59 @@ def load_starts(run_dir: Path, rnn: MDNRNN, data_dir: Path | None) -> StartState
     return start_states
 
 
-def check_observation(observation: str) -> None:
-    """ValueError if an environment cannot show that."""
-    if observation not in OBSERVATIONS:
-        raise ValueError(f"observation {observation!r} is none of {OBSERVATIONS}")
-
-
-def observation_space(observation: str, rnn: MDNRNN) -> Space:
-    """[z, h], unbounded as z is, or a frame."""
-    if observation == "pixels":
-        return Box(0, 255, FRAME_SHAPE, np.uint8)
-    return Box(-np.inf, np.inf, (rnn.latent + rnn.hidden,), np.float32)
-
-
 class DreamCarRacing(gymnasium.Env):
-    """One dream. Keyword arguments are those of `load_dream`.
+    """A single dream. Takes the arguments of `load_dream`.
 
-    Reward and end are what M predicts; "end_probability" in the info is that of the drive being
-    lost at this step. Seed s decides a dream as it does one of `DreamCarRacingVector`.
+    Rewards and terminations are M's predictions; info["end_probability"] is the predicted
+    probability that the step ends the drive in failure. A seed gives the same dream here and in
+    `DreamCarRacingVector`.
     """
 
     metadata = METADATA
 
     def __init__(self, run_dir: str | Path, render_mode: str | None = None, **arguments: Any):
-        self.dream = load_dream(run_dir, **arguments)
-        self.observation_space = observation_space(self.dream.observation, self.dream.rnn)
-        self.action_space = ACTIONS
+        # In a forked process the error waits for reset(): gymnasium's AsyncVectorEnv then reports
+        # it, where an error in a worker's constructor would only break its pipe.
+        self.dream = None if was_forked() else load_dream(run_dir, **arguments)
+        sizes = read_header(Path(run_dir) / "rnn.eqx").sizes
+        self.observation_space = observation_space(arguments.get("observation", "latent"), sizes)
+        self.action_space = ACTION_SPACE
         self.render_mode = render_mode
-        self.moment: EnvState | None = None
+        self.state: EnvState | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new dream; there are no options."""
+        """Start a new dream; there are no options. `seed` is between 0 and 2³² − 1."""
+        if self.dream is None:
+            raise RuntimeError(FORKED)
+        seed = None if seed is None else check_seed(seed)
         super().reset(seed=seed)
-        if seed is None and self.moment is not None:
-            self.moment = self.dream.begin_again(self.moment)
+        if seed is None and self.state is not None:
+            self.state = self.dream.reset_from(self.state)
         else:
-            first = self.np_random.integers(2**32) if seed is None else seed
-            self.moment = self.dream.begin(_seeds([first]))
-        return np.array(self.dream.observe(self.moment))[0], {}
+            seed = int(self.np_random.integers(MAX_SEED + 1)) if seed is None else seed
+            self.state = self.dream.reset(np.array([seed], np.uint32))
+        return np.array(self.dream.observe(self.state))[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One imagined step of 1/50 s."""
-        self.moment, *outcome = _step_and_observe(
-            self.dream, self.moment, np.asarray(action, np.float32)[None]
-        )
+        """One imagined step of 1/50 s. Actions are clipped to the action space."""
+        check_was_reset(self.state)
+        action = check_actions(action, ACTION_SPACE.shape)
+        self.state, *outcome = _step_and_observe(self.dream, self.state, action[None])
         reward, failed, end, observation = (np.array(array)[0] for array in outcome)
         return observation, float(reward), bool(failed), False, {"end_probability": float(end)}
 
     def render(self) -> np.ndarray | None:
-        """The frame that V draws, uint8 (64, 64, 3)."""
+        """V's decoding of z, uint8 (64, 64, 3)."""
         if self.render_mode is None:
             return None
-        return np.array(self.dream.draw(self.moment.state.z))[0]
+        check_was_reset(self.state)
+        return np.array(self.dream.decode(self.state.dream.z))[0]
 
 
 @eqx.filter_jit
-def _step_and_observe(dream: Dream, moments: EnvState, actions: Array) -> tuple:
-    # One call in place of two: for a single dream, calls are what takes the time.
-    moments, *outcome = dream.step(moments, actions)
-    return moments, *outcome, dream.observe(moments)
-
-
-def _seeds(seeds: Sequence[int]) -> np.ndarray:
-    return np.array([int(seed) % 2**32 for seed in seeds], np.uint32)
-
-
-def _masked(name: str, values: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    # How a gymnasium.vector says that not all sub-environments have this info.
-    return {name: np.where(mask, values, 0), f"_{name}": mask}
-
-
-@jax.jit
-def _choose(mask: Bool[Array, " n"], new: EnvState, old: EnvState) -> EnvState:
-    def choose(chosen: Array, *moments: EnvState) -> EnvState:
-        return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), *moments)
-
-    return jax.vmap(choose)(mask, new, old)
-
-
-class DreamCarRacingVector(VectorEnv):
-    """`num_envs` dreams at once, computed together on JAX's device; arrays come out as NumPy's.
-
-    Other keyword arguments are those of `load_dream`. A dream is cut off after
-    `max_episode_steps`. All three of Gymnasium's autoreset modes are known; DISABLED takes
-    `reset(options={"reset_mask": ...})`.
-    """
-
-    def __init__(
-        self,
-        run_dir: str | Path,
-        num_envs: int = 1,
-        max_episode_steps: int = DREAM_STEPS,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        render_mode: str | None = None,
-        **arguments: Any,
-    ):
-        self.dream = load_dream(run_dir, **arguments)
-        self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
-        self.render_mode = render_mode
-        self.single_observation_space = observation_space(self.dream.observation, self.dream.rnn)
-        self.single_action_space = ACTIONS
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.moments: EnvState | None = None
-        self.steps = np.zeros(num_envs, np.int64)
-        self.ended = np.zeros(num_envs, bool)
-
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """New dreams: all, or those of options["reset_mask"], bool (num_envs,).
-
-        An int seeds dream i with seed + i. Without a seed, dreams go on from their keys.
-        """
-        super().reset(seed=seed if isinstance(seed, int) else None)
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
-        if np.shape(mask) != (self.num_envs,) or np.asarray(mask).dtype != bool or not np.any(mask):
-            raise ValueError(f"reset_mask must be bool ({self.num_envs},), not all False")
-        if seed is None and self.moments is not None:
-            fresh = self.dream.begin_again(self.moments)
-        else:
-            fresh = self.dream.begin(self._seeds(seed))
-        self.moments = _choose(mask, fresh, fresh if self.moments is None else self.moments)
-        self.steps[mask], self.ended[mask] = 0, False
-        return self._observations(), {}
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One imagined step of 1/50 s in every dream."""
-        begins, before = self.ended, self.moments
-        if begins.any() and self.autoreset_mode == AutoresetMode.DISABLED:
-            raise ValueError("dreams have ended: reset them with options={'reset_mask': ...}")
-        self.moments, *outcome = self.dream.step(before, np.asarray(actions, np.float32))
-        rewards, failed, end = (np.array(array) for array in outcome)
-        if begins.any():  # NEXT_STEP: this step is their reset, whatever the action
-            self.moments = _choose(begins, self.dream.begin_again(before), self.moments)
-            rewards[begins], failed[begins] = 0.0, False
-        self.steps = np.where(begins, 0, self.steps + 1)
-        truncated = self.steps >= self.max_episode_steps
-        self.ended = failed | truncated
-        if self.ended.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            infos = self._begin_again_at_once(end)
-        else:
-            infos = _masked("end_probability", end, ~begins)
-        return self._observations(), rewards, failed, truncated, infos
-
-    def render(self) -> tuple[np.ndarray, ...] | None:
-        """The frames that V draws, uint8 (64, 64, 3) each."""
-        if self.render_mode is None:
-            return None
-        return tuple(np.array(self.dream.draw(self.moments.state.z)))
-
-    def _begin_again_at_once(self, end: np.ndarray) -> dict[str, Any]:
-        ended, last = self.ended, self._observations()
-        final = np.full(self.num_envs, None, object)
-        for i in np.flatnonzero(ended):
-            final[i] = last[i]
-        self.moments = _choose(ended, self.dream.begin_again(self.moments), self.moments)
-        self.steps, self.ended = np.where(ended, 0, self.steps), np.zeros_like(ended)
-        return {
-            **_masked("end_probability", end, ~ended),
-            "final_obs": final,
-            "_final_obs": ended,
-            "final_info": _masked("end_probability", end, ended),
-            "_final_info": ended,
-        }
-
-    def _seeds(self, seed: int | Sequence[int] | None) -> np.ndarray:
-        if seed is None:
-            return self.np_random.integers(2**32, size=self.num_envs, dtype=np.uint32)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"{len(seeds)} seeds for {self.num_envs} dreams")
-        return _seeds(seeds)
-
-    def _observations(self) -> np.ndarray:
-        return np.array(self.dream.observe(self.moments))
+def _step_and_observe(dream: Dream, state: EnvState, actions: Array) -> tuple:
+    # One compiled call instead of two: for a single dream, the calls take most of the time.
+    state, *outcome = dream.step(state, actions)
+    return state, *outcome, dream.observe(state)

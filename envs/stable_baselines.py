@@ -1,10 +1,10 @@
-"""Thousands of dreams for Stable-Baselines3, which has a vector interface of its own.
+"""An adapter from gymnasium.vector to the `VecEnv` of Stable-Baselines3.
 
     envs = gymnasium.make_vec("envs:DreamCarRacing-v0", num_envs=256, run_dir=...,
                               autoreset_mode="SameStep")
     PPO("MlpPolicy", VecMonitor(StableBaselinesEnv(envs))).learn(1_000_000)
 
-Stable-Baselines3 is an optional requirement: requirements/extras.txt.
+Stable-Baselines3 is optional: pip install -r requirements/extras.txt.
 """
 
 from collections.abc import Iterable
@@ -18,9 +18,9 @@ Indices = None | int | Iterable[int]
 
 
 class StableBaselinesEnv(VecEnv):
-    """A gymnasium.vector environment, in autoreset mode SAME_STEP, as Stable-Baselines3's VecEnv.
+    """A gymnasium.vector environment in autoreset mode SAME_STEP as a `VecEnv`.
 
-    Attributes belong to the environment as a whole: each sub-environment answers with them.
+    The sub-environments have no attributes of their own: `get_attr` returns the vector's.
     """
 
     def __init__(self, envs: VectorEnv):
@@ -30,19 +30,19 @@ class StableBaselinesEnv(VecEnv):
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> np.ndarray:
-        """All sub-environments anew, from the seed of `seed(...)` if that was called."""
-        # `seed(s)` leaves s, s + 1, ...: what one integer means to a gymnasium.vector.
+        """Reset all sub-environments, with the seeds of `seed(...)` if it was called."""
+        # `seed(s)` stores s, s + 1, ..., as gymnasium.vector seeds from one integer.
         observations, _ = self.envs.reset(seed=self._seeds[0])
         self._reset_seeds()
         self._reset_options()
         return observations
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions for `step_wait`."""
+        """Store the actions for `step_wait`."""
         self.actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """One step; the info of an ended episode has its last observation and why it ended."""
+        """One step; an ended episode's info has its last observation and what ended it."""
         observations, rewards, terminated, truncated, more = self.envs.step(self.actions)
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -56,25 +56,25 @@ class StableBaselinesEnv(VecEnv):
         self.envs.close()
 
     def get_images(self) -> list[np.ndarray]:
-        """What every sub-environment renders."""
+        """The rendering of every sub-environment."""
         return list(self.envs.render() or ())
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """The environment's attribute, once for each index."""
+        """The vector's attribute, once per index."""
         return [getattr(self.envs, attr_name)] * self._count(indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Set an attribute of the environment as a whole; there are no single ones."""
+        """Set an attribute of the vector; `indices` must be None."""
         if indices is not None:
             raise ValueError("sub-environments have no attributes of their own")
         setattr(self.envs, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any):
-        """Sub-environments have no methods of their own."""
+        """Not supported: sub-environments have no methods of their own."""
         raise NotImplementedError(f"{method_name}: sub-environments have no methods of their own")
 
     def env_is_wrapped(self, wrapper_class: type, indices: Indices = None) -> list[bool]:
-        """No sub-environment is wrapped."""
+        """False: sub-environments cannot be wrapped."""
         return [False] * self._count(indices)
 
     def _count(self, indices: Indices) -> int:

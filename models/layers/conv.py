@@ -54,7 +54,7 @@ def _kernel_to_cells(kernel: Kernel) -> Float[Array, "cells cells 4*C D"]:
     return cells.reshape(n, n, -1, small_channels)
 
 
-def _cells_to_pixels(cells: Float[Array, "*batch cells cells 4*C"]) -> LargeImage:
+def _cells_to_pixels(cells: Float[Array, "*batch cells cells depth"]) -> LargeImage:
     """Lay out cells of 2×2 pixels as an image (depth to space)."""
     *batch, n, _, depth = cells.shape
     pixels = cells.reshape(*batch, n, n, 2, 2, depth // 4).swapaxes(-4, -3)
