@@ -4,15 +4,18 @@ Exit codes: 0 done, 1 a failure said in one line, 2 wrong usage, 130 interrupted
 """
 
 import ctypes
+import math
 import os
 import signal
 import sys
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from utils.cpus import cgroup_quota
 from utils.errors import UserError, program_name
 from utils.settings import SettingsT
 
@@ -103,10 +106,18 @@ def describe_device() -> str:
     import jax  # here, so that scripts which drive without a model start without JAX
 
     device = jax.devices()[0]
-    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    cores = f", {default_workers()} cores" if device.platform == "cpu" else ""
     return f"JAX {jax.__version__} on {device.platform} ({device.device_kind}{cores})"
 
 
-def default_workers() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_workers(root: Path = Path("/")) -> int:
+    """CPUs for this process: the least of affinity, cgroup quota and PYTHON_CPU_COUNT.
+
+    At least 1; a quota is rounded up. `root` is the folder that holds proc/ and sys/.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    # Python 3.13 reads this variable itself, and accepts "default" too; older ones do not.
+    wanted = os.environ.get("PYTHON_CPU_COUNT", "")
+    limit = int(wanted) if wanted.isdecimal() else count
+    return max(1, math.ceil(min(count, limit, cgroup_quota(root))))
