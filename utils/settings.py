@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from utils.errors import program_name
+
 PRESET_NAMES = ("quick", "laptop", "paper")
 
 
