@@ -99,8 +99,9 @@ drive: $(VENV)/installed  ## the shipped agent on 4 real tracks: score and video
 test: $(VENV)/installed-test  ## the tests; what is skipped is listed with its reason
 	$(BIN)/python -m pytest --quiet -rs --numprocesses 2 --dist loadfile
 
-faults: $(VENV)/installed-faults  ## every fault against every stage: 40 minutes of 2 CPU cores
-	PYTHONPATH=.:tests $(BIN)/python -m faults
+faults: $(VENV)/installed-faults  ## every fault against every script: 40 minutes of 2 CPU cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults --quiet --numprocesses 2 \
+		--dist worksteal --fault-report docs
 
 lint: $(VENV)/installed-lint  ## style
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
-"""Every fault that the pipeline must survive, tried against every stage it can strike.
+"""Faults that the pipeline must survive, each tried against every script it can strike.
 
-python -m faults                  # all of it: 40 minutes of 2 cores; writes docs/reliability.md
-python -m faults --only kill      # the trials whose key contains "kill"; writes no report
+make faults                                                  # all cases, and docs/reliability.md
+pytest -m faults tests/faults -k test_kills                  # one kind
+pytest -m faults tests/faults --collect-only --quiet         # the list of cases
 """

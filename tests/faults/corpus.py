@@ -1,6 +1,6 @@
-"""Hostile files: what bad disks, other programs and ill-meaning people put where ours should be.
+"""A corpus of damaged and hostile files, as bad disks, other programs and attackers make them.
 
-The cases of tests/hostile_files.py are used here too, against more readers.
+It includes the arrays and headers of tests/hostile_files.py.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ from hostile_files import (
     small_episode,
 )
 
-from utils.data.episodes import EPISODE_SCHEMA, latent_schema
+from utils.data.episodes import EPISODE_SCHEMA, latent_schema, read_episode
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
-from utils.io.npz import write_arrays
+from utils.io.npz import read_arrays, write_arrays
 
 CONTRACTS = {"episode": EPISODE_SCHEMA, "latent": latent_schema(LATENT)}
 Damage = Callable[[Path, np.random.Generator], None]
@@ -39,18 +39,18 @@ HEADER = Header("rnn", {"latent": 2}, {}, {}, {"step": 3, "first": 0, "continued
 
 
 def tree(latent: int) -> list[np.ndarray]:
-    """The leaves of a model that is small enough to be damaged at every byte."""
+    """The leaves of a model small enough to damage at every byte."""
     return [np.ones(latent, np.float32), np.ones((3, latent), np.float32)]
 
 
 def sound_arrays(kind: str) -> dict[str, Any]:
-    """The arrays of a small sound episode or latent file."""
+    """The arrays of a small valid episode or latent file."""
     episode = small_episode(STEPS)
     return arrays_in(episode) if kind == "episode" else latents_in(episode)
 
 
 def write_sound(path: Path, kind: str) -> None:
-    """A small sound file, some kilobytes long."""
+    """Write a small valid file of a few kilobytes."""
     if kind == "checkpoint":
         checkpoints.save(path, HEADER, tree(2))
     else:
@@ -58,30 +58,22 @@ def write_sound(path: Path, kind: str) -> None:
 
 
 def read(path: Path, kind: str) -> Any:
-    """Read it as the stages do."""
-    from utils.data.episodes import read_episode
-    from utils.io.npz import read_arrays
-
+    """Read a file as the scripts do."""
     if kind == "checkpoint":
         return checkpoints.load(path, "rnn", lambda header: tree(**header.sizes))
     return read_episode(path) if kind == "episode" else read_arrays(path, CONTRACTS[kind])
 
 
-# --- what any file can become ---------------------------------------------------------------------
+# --- damage to any file ---------------------------------------------------------------------------
 
 
 def truncated(path: Path, rng: np.random.Generator) -> None:
-    """Cut off anywhere."""
+    """Cut off at a random length."""
     os.truncate(path, int(rng.integers(path.stat().st_size)))
 
 
-def emptied(path: Path, rng: np.random.Generator) -> None:
-    """Nothing left."""
-    os.truncate(path, 0)
-
-
 def overwritten(path: Path, rng: np.random.Generator) -> None:
-    """A block of the disk that belongs to another file."""
+    """A block of 512 random bytes in the middle."""
     data = bytearray(path.read_bytes())
     start = int(rng.integers(len(data)))
     data[start : start + 512] = rng.bytes(len(data[start : start + 512]))
@@ -89,7 +81,7 @@ def overwritten(path: Path, rng: np.random.Generator) -> None:
 
 
 def flipped(path: Path, rng: np.random.Generator) -> None:
-    """One bit, anywhere."""
+    """One random bit flipped."""
     flip(path, int(rng.integers(path.stat().st_size)), int(rng.integers(8)))
 
 
@@ -103,18 +95,18 @@ def flip(path: Path, position: int, bit: int) -> None:
 
 
 def pickled(path: Path, rng: np.random.Generator) -> None:
-    """A pickle that leaves a file behind where it is loaded."""
+    """A pickle that creates the file `unpickled` when it is loaded."""
     path.write_bytes(pickle.dumps(Trap(path.with_name("unpickled"))))
 
 
 def foreign(path: Path, rng: np.random.Generator) -> None:
-    """Another program's zip."""
+    """A zip file of another program."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "<w/>")
 
 
 def in_place_of(make: Callable[[Path], object]) -> Damage:
-    """Something else under the file's name."""
+    """Damage that puts something else under the file's name."""
 
     def damage(path: Path, rng: np.random.Generator) -> None:
         path.unlink()
@@ -125,7 +117,7 @@ def in_place_of(make: Callable[[Path], object]) -> Damage:
 
 ANY_FILE: dict[str, Damage] = {
     "truncated": truncated,
-    "emptied": emptied,
+    "emptied": lambda path, rng: os.truncate(path, 0),
     "a block overwritten": overwritten,
     "a pickle": pickled,
     "a foreign zip": foreign,
@@ -139,7 +131,7 @@ ANY_FILE: dict[str, Damage] = {
 
 
 def flipped_in(key: str) -> Damage:
-    """One bit of an array's compressed bytes."""
+    """One bit flipped in the compressed bytes of an array."""
 
     def damage(path: Path, rng: np.random.Generator) -> None:
         with zipfile.ZipFile(path) as archive:
@@ -151,7 +143,7 @@ def flipped_in(key: str) -> Damage:
 
 
 def with_array(key: str, change: Callable[[np.ndarray], Any]) -> Damage:
-    """Another array under a key, in a zip whose checksums are right."""
+    """A changed array under a key, in a zip file with valid checksums."""
 
     def damage(path: Path, rng: np.random.Generator) -> None:
         with np.load(path) as file:
@@ -162,7 +154,7 @@ def with_array(key: str, change: Callable[[np.ndarray], Any]) -> Damage:
 
 
 def with_member(key: str, data: Callable[[bytes], bytes]) -> Damage:
-    """Other bytes in place of an array's .npy, in a zip whose checksums are right."""
+    """Changed bytes of an array's .npy, in a zip file with valid checksums."""
 
     def damage(path: Path, rng: np.random.Generator) -> None:
         with zipfile.ZipFile(path) as archive:
@@ -173,21 +165,21 @@ def with_member(key: str, data: Callable[[bytes], bytes]) -> Damage:
 
 
 def pickled_array(mark: Path) -> bytes:
-    """An .npy of objects that leave a file behind where they are loaded."""
+    """An .npy of objects that create a file when they are unpickled."""
     payload = io.BytesIO()
     np.lib.format.write_array(payload, np.array([Trap(mark)], object), allow_pickle=True)
     return payload.getvalue()
 
 
 def with_nan(array: np.ndarray) -> np.ndarray:
-    """The same with a NaN at its end."""
+    """A copy with NaN as its last element."""
     changed = array.copy()
     changed.reshape(-1)[-1] = np.nan
     return changed
 
 
 def npz_damage(big: str) -> dict[str, Damage]:
-    """What can become of an episode (`big` is "frames") or a latent file ("mu")."""
+    """Damage to an episode file (`big` is "frames") or a latent file (`big` is "mu")."""
     return {
         **ANY_FILE,
         f"bit flip in {big}": flipped_in(big),
@@ -209,13 +201,13 @@ def npz_damage(big: str) -> dict[str, Damage]:
 
 
 def npz_cases(kind: str) -> Iterator[tuple[str, Damage]]:
-    """All of the corpus for a file that is read whole: what must be refused."""
+    """All damage that a reader of the whole file must refuse."""
     wrong = WRONG if kind == "episode" else LATENT_WRONG
     for name, (key, value) in wrong.items():
         yield f"{key}: {name}", with_array(key, lambda _, value=value: value)
     for key in CONTRACTS[kind]:
         for name, data in HOSTILE_HEADERS.items():
-            # These are right for actions of three steps, and only these.
+            # This header is valid for the actions of three steps.
             if not (key == "actions" and name == "long header"):
                 yield f"{key}: {name}", with_member(key, lambda _, data=data: data)
         yield f"{key}: bomb", with_member(key, lambda data: data + bytes(30_000_000))
@@ -230,7 +222,7 @@ def npz_cases(kind: str) -> Iterator[tuple[str, Damage]]:
 
 
 def with_header(**changes: Any) -> Damage:
-    """Another header, whose checksum is right."""
+    """A header with changed fields and a valid checksum."""
 
     def damage(path: Path, rng: np.random.Generator) -> None:
         line, leaves = path.read_bytes().split(b"\n", 1)
@@ -241,7 +233,7 @@ def with_header(**changes: Any) -> Damage:
 
 
 def with_leaves(change: Callable[[bytes], bytes]) -> Damage:
-    """Other leaves, whose checksum is right."""
+    """Changed bytes of the leaves, with a valid checksum."""
 
     def damage(path: Path, rng: np.random.Generator) -> None:
         line, leaves = path.read_bytes().split(b"\n", 1)
@@ -251,7 +243,7 @@ def with_leaves(change: Callable[[bytes], bytes]) -> Damage:
 
 
 def with_leaf(change: Callable[[np.ndarray], Any]) -> Damage:
-    """Another first array among the leaves, whose checksum is right."""
+    """A changed first leaf, with a valid checksum."""
 
     def changed(leaves: bytes) -> bytes:
         stream, made = io.BytesIO(leaves), io.BytesIO()
@@ -262,7 +254,7 @@ def with_leaf(change: Callable[[np.ndarray], Any]) -> Damage:
 
 
 def write_checkpoint(path: Path, fields: dict[str, Any], leaves: bytes) -> None:
-    """A checkpoint with the checksums that one who means harm would compute."""
+    """Write a checkpoint with valid checksums, as an attacker would."""
     fields = {k: v for k, v in fields.items() if k != "header_sha256"}
     fields["sha256"] = hashlib.sha256(leaves).hexdigest()
     text = json.dumps(fields, sort_keys=True)
@@ -291,7 +283,7 @@ CHECKPOINT_DAMAGE: dict[str, Damage] = {
 
 
 def checkpoint_cases() -> Iterator[tuple[str, Damage]]:
-    """All of the corpus for checkpoints: what must be refused."""
+    """All damage that a reader of checkpoints must refuse."""
     for name, damage in CHECKPOINT_DAMAGE.items():
         if name != "truncated":
             yield name, damage

@@ -1,4 +1,4 @@
-"""A reader of hostile files is watched: its time, its imports, what it starts."""
+"""Watches a reader of hostile files: its running time, its imports and what it starts."""
 
 import contextlib
 import signal
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-SECONDS = 10.0  # for reading one small file; longer is a hang
+SECONDS = 10.0  # to read one small file; a reader that takes longer hangs
 FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "subprocess.Popen", "os.posix_spawn")
 _alarms: list[str] | None = None
 
@@ -22,12 +22,12 @@ sys.addaudithook(_hook)
 
 
 class Hang(BaseException):
-    """Nothing that a loader could mistake for damage."""
+    """Not an Exception, so that no loader can catch it."""
 
 
 @contextlib.contextmanager
 def in_time() -> Iterator[None]:
-    """Hang unless it is done in SECONDS."""
+    """Fail if the block takes longer than SECONDS."""
 
     def ring(number: int, frame: Any) -> None:
         raise Hang(f"hangs for {SECONDS} s")
@@ -45,7 +45,7 @@ def in_time() -> Iterator[None]:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """No foreign import, no unpickling, no other program."""
+    """Fail if the block imports a new package, unpickles, opens a socket or starts a program."""
     global _alarms
     _alarms = []
     try:

@@ -1,7 +1,7 @@
-"""What goes wrong inside a script: each function returns an `inject(script)` for `stages.start`.
+"""Faults inside a script: most functions return an `inject(module)` for `processes.start`.
 
-Nothing here is known to the scripts. What must go wrong in a worker reaches it by its environment
-and by `drive`, which takes the place of `utils.sim.rollouts.run_batch`.
+The scripts know nothing of this module. A fault reaches a worker process through an environment
+variable and `faulty_drives`, which replaces `utils.sim.rollouts.run_batch`.
 """
 
 import builtins
@@ -17,15 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import utils.io.files
 import utils.sim.rollouts
 import utils.sim.workers
-from faults.trials import NotTried
+from faults.processes import Inject
 from utils.sim.rollouts import run_batch
 from utils.sim.tasks import DriveBatch, DriveResult
 
-Inject = Callable[[Any], object]
-WORKER_ORDERS = "FAULTS_WORKER"  # environment variable: what a worker is to do, and with which file
+# Environment variable "ORDER NUMBER PATH": what a worker does, at which rename, and its notes.
+WORKER_ORDERS = "FAULTS_WORKER"
 
 
 def at_renames(action: Callable[[int, str, Any], None]) -> None:
@@ -44,7 +46,7 @@ def at_renames(action: Callable[[int, str, Any], None]) -> None:
 
 
 def at_writes(action: Callable[[int, Any], Any]) -> None:
-    """`action(count, path)` may name another file for each that utils.io.files opens to fill."""
+    """Have utils.io.files write to the path that `action(count, path)` returns."""
     count = itertools.count(1)
 
     def opening(path: Any, *arguments: Any, **how: Any) -> Any:
@@ -56,18 +58,18 @@ def at_writes(action: Callable[[int, Any], Any]) -> None:
 
 
 def orders_to_workers(orders: str) -> None:
-    """Have the workers call `drive` with these orders."""
+    """Have the workers call `faulty_drives` with these orders."""
     os.environ[WORKER_ORDERS] = orders
-    utils.sim.rollouts.run_batch = drive
+    utils.sim.rollouts.run_batch = faulty_drives
 
 
-def drive(group: DriveBatch) -> list[DriveResult]:
-    """What a worker does in place of `run_batch`."""
+def faulty_drives(group: DriveBatch) -> list[DriveResult]:
+    """Follow the orders, then drive as `run_batch` does."""
     order, number, path = os.environ[WORKER_ORDERS].split(" ", 2)
     if order == "count":
         at_renames(lambda _, moment, target: moment == "before" and note(path, f"worker {target}"))
     elif order in ("before", "after"):
-        # Renames of all workers are numbered through, by the lines of a file.
+        # The renames of all workers are counted together, by the lines of a file.
         at_renames(lambda _, moment, target: die_with_all(order, moment, int(number), path))
     elif order == "die" or (order == "die-once" and note(path, "died") == 1):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -77,14 +79,14 @@ def drive(group: DriveBatch) -> list[DriveResult]:
 
 
 def note(path: str, text: str) -> int:
-    """Append a line to a file; returns how many it has now."""
+    """Append a line to a file; returns its number of lines."""
     with open(path, "a") as file:
         file.write(f"{text}\n")
     return len(Path(path).read_text().splitlines())
 
 
 def die_with_all(order: str, moment: str, number: int, path: str) -> None:
-    """kill −9 for the whole process group at its rename `number`."""
+    """Kill the whole process group at its rename `number`."""
     done = Path(path).read_text().count("before") if Path(path).exists() else 0
     if moment == order and done == number - (order == "before"):
         os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -93,9 +95,9 @@ def die_with_all(order: str, moment: str, number: int, path: str) -> None:
 
 
 def counting(path: Path) -> Inject:
-    """Count renames and writes, of the script and its workers, as lines of a file."""
+    """Note each rename and write of the script and its workers as a line of a file."""
 
-    def inject(script: Any) -> None:
+    def inject(module: Any) -> None:
         at_renames(
             lambda _, moment, target: moment == "before" and note(str(path), f"rename {target}")
         )
@@ -106,19 +108,19 @@ def counting(path: Path) -> Inject:
 
 
 def dying_at_rename(number: int, moment: str) -> Inject:
-    """kill −9 for the script just before or after its rename `number`."""
+    """Kill the script just before or after its rename `number`."""
 
     def die(count: int, when: str, target: Any) -> None:
         if (count, when) == (number, moment):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return lambda script: at_renames(die)
+    return lambda module: at_renames(die)
 
 
 def worker_orders(order: str, number: int, path: Path, seconds: float | None = None) -> Inject:
-    """Have workers die or hang; `seconds` after which one counts as hanging."""
+    """Have workers die or hang; `seconds` is the time after which a worker counts as hanging."""
 
-    def inject(script: Any) -> None:
+    def inject(module: Any) -> None:
         orders_to_workers(f"{order} {number} {path}")
         if seconds is not None:
             utils.sim.workers.run_tasks.__defaults__ = (seconds, None)
@@ -127,21 +129,21 @@ def worker_orders(order: str, number: int, path: Path, seconds: float | None = N
 
 
 def full_disk_at(number: int) -> Inject:
-    """The file opened for writing as the `number`-th is on a full disk, really."""
-    return lambda script: at_writes(lambda count, path: "/dev/full" if count == number else path)
+    """The `number`-th file opened for writing is /dev/full, where every write fails."""
+    return lambda module: at_writes(lambda count, path: "/dev/full" if count == number else path)
 
 
 def largest_file(size: int) -> Inject:
-    """No process of the script can make a file larger than `size` bytes."""
-    return lambda script: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    """No process of the script can write a file larger than `size` bytes."""
+    return lambda module: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def read_only(*folders: Path) -> Inject:
-    """These folders cannot be written to, not even by root."""
+    """Make folders read-only, for root too. Skips the case if root may not mount."""
     if os.geteuid() == 0 and not can_mount():
-        raise NotTried("root, but may not mount")
+        pytest.skip("needs permission to mount")
 
-    def inject(script: Any) -> None:
+    def inject(module: Any) -> None:
         for folder in folders:
             if os.geteuid() == 0:
                 mount_read_only(folder)
@@ -157,28 +159,28 @@ NEW_NAMESPACE, READ_ONLY, REMOUNT, BIND, RECURSIVE, PRIVATE = 0x20000, 1, 32, 40
 
 
 def mount(source: Path | str, target: Path | str, kind: str, flags: int, options: str = "") -> None:
-    """mount(2), in this process's own namespace."""
+    """mount(2) in the namespace of this process."""
     texts = (str(text).encode() for text in (source, target, kind))
     if LIBC.mount(*texts, flags, options.encode()) != 0:
         raise OSError(ctypes.get_errno(), f"mount {target}")
 
 
 def mount_read_only(folder: Path) -> None:
-    """Bind a folder onto itself, read-only, for this process and its children."""
+    """Mount a folder onto itself, read-only, for this process and its children."""
     own_namespace()
     mount(folder, folder, "none", BIND)
     mount("none", folder, "none", BIND | REMOUNT | READ_ONLY)
 
 
 def own_namespace() -> None:
-    """From here on, mounts are this process's and its children's alone."""
+    """Enter a mount namespace that only this process and its children see."""
     if LIBC.unshare(NEW_NAMESPACE) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     mount("none", "/", "none", PRIVATE | RECURSIVE)
 
 
 def can_mount() -> bool:
-    """Whether this machine lets us mount: asked in a child."""
+    """Whether this process may mount. A child process tries."""
     child = os.fork()
     if child == 0:
         with contextlib.suppress(OSError):
@@ -190,13 +192,13 @@ def can_mount() -> bool:
 
 
 def clock_jump(seconds: float, after: float) -> Inject:
-    """The wall clock jumps `after` some seconds of work."""
+    """The wall clock jumps by `seconds`, `after` some seconds of work."""
     real, begun = time.time, time.monotonic()
 
     def jumping() -> float:
         return real() + (seconds if time.monotonic() - begun > after else 0.0)
 
-    def inject(script: Any) -> None:
+    def inject(module: Any) -> None:
         time.time = jumping
 
     return inject

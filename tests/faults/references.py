@@ -1,29 +1,49 @@
-"""The uninterrupted runs that all others are compared with, and folders made from their files."""
+"""Runs without a fault, which all others are compared with, and folders made from their files.
+
+A reference is made when a case first asks for it, once for all processes of pytest-xdist.
+"""
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from faults import inject
-from faults.stages import ABSENT, FLAGS, ROUND, finish, start
-from faults.trials import Suite
+from faults.ledger import sources_sha256
+from faults.pipeline import CHAINS, FEWER_EPISODES, chain_of, flags_of
+from faults.processes import finish, start
 from utils.io.files import LOCK_NAME
 from utils.io.records import TIMES_NAME
 
-Files = dict[str, str]  # sha256 of every file of a folder, by its path in there
+Record = Callable[[str, object], None]  # pytest's record_property
+Files = dict[str, str]  # sha256 of every file of a folder, by its path in the folder
+MEASURED = ("run", "round", "iterate")  # chains whose scripts are killed at measured moments
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Where the suite works, and the seed of every random choice."""
+
+    folder: Path  # records, references and the compilation cache; kept
+    scratch: Path  # a folder for each case, removed after it
+    seed: int
+
+    @property
+    def references(self) -> Path:
+        """The references of the pipeline as it is now."""
+        return self.folder / f"references-{sources_sha256()[:12]}"
 
 
 def files_in(folder: Path) -> Files:
-    """What is in a folder, but for locks and times."""
+    """The files in a folder, without locks and running times."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -35,12 +55,14 @@ def assert_same(found: Files, expected: Files) -> None:
     """Assert that two folders hold the same files with the same bytes."""
     missing, more = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     changed = [name for name in expected if name in found and found[name] != expected[name]]
-    assert not (missing or more or changed), f"missing {missing}, left {more}, changed {changed}"
+    assert not (missing or more or changed), (
+        f"missing {missing}, unexpected {more}, changed {changed}"
+    )
 
 
 @contextlib.contextmanager
 def scratch(suite: Suite) -> Iterator[Path]:
-    """An empty folder for a trial, removed after it."""
+    """An empty folder for a case, removed after it."""
     folder = suite.scratch / uuid.uuid4().hex / "here"
     folder.mkdir(parents=True)
     try:
@@ -51,116 +73,152 @@ def scratch(suite: Suite) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Reference:
-    """A stage's uninterrupted run."""
+    """A script's run without a fault."""
 
     before: Files
     after: Files
-    sizes: dict[str, int]  # bytes of the files that it made
-    renames: tuple[str, ...] = ()  # the files that the script itself renamed into place, in order
-    worker_renames: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()  # the files that the script itself opened to fill, in order
-    cpu: float = 0.0  # seconds, with its workers'
+    sizes: dict[str, int]  # bytes of the files that it wrote
+    renames: tuple[str, ...] = ()  # files that the script itself renamed into place, in order
+    worker_renames: tuple[str, ...] = ()  # the same of its workers
+    writes: tuple[str, ...] = ()  # files that the script itself opened for writing, in order
+    cpu: float = 0.0  # seconds of processor time, workers included
     seconds: float = 0.0
 
 
-def reference(suite: Suite, stage: str, chain: str | None = None) -> Reference:
-    """The uninterrupted run of a stage; of a round it is the one by tools.iterate."""
-    return Reference(**_references(suite, chain or chain_of(stage))[stage])
+def reference(suite: Suite, script: str, chain: str | None = None) -> Reference:
+    """The run of a script in a chain without a fault; it is made if it does not exist."""
+    chain = chain or chain_of(script)
+    folder = suite.references / chain
+    path, failed = folder / f"{script}.json", folder / "failed"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # held until the file is closed
+            assert not failed.exists(), f"no reference: {failed.read_text()}"
+            try:
+                _make_until(suite, chain, script)
+            except AssertionError as error:
+                failed.write_text(str(error))
+                raise
+    return Reference(**json.loads(path.read_text()))
 
 
-def referenced(suite: Suite) -> list[str]:
-    """What there are uninterrupted runs of: six stages and a round, but for the quick share."""
-    return [*_references(suite, "run"), *_references(suite, "iterate")]
-
-
-def chain_of(stage: str) -> str:
-    """The chain that a stage is tried in unless another is named."""
-    return "iterate" if stage == "round" else "run"
-
-
-def _references(suite: Suite, chain: str) -> dict[str, Any]:
-    path = suite.work / chain / "references.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def forget_failures(folder: Path) -> None:
+    """Let references that could not be made be tried again."""
+    for path in folder.glob("references-*/*/failed"):
+        path.unlink()
 
 
 def prepare(suite: Suite, folder: Path, files: Files, chain: str = "run") -> None:
-    """Put files of a chain of references into a folder."""
+    """Copy files of a chain of references into a folder."""
     for name, sha256 in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(suite.work / chain / "store" / sha256, target)
+        shutil.copy2(suite.references / chain / "store" / sha256, target)
 
 
 @contextlib.contextmanager
-def workspace(suite: Suite, stage: str, chain: str | None = None) -> Iterator[Path]:
-    """A folder with what was there before the stage ran."""
-    chain = chain or chain_of(stage)
+def workspace(suite: Suite, script: str, chain: str | None = None) -> Iterator[Path]:
+    """A folder with the files that existed before the script ran."""
+    chain = chain or chain_of(script)
+    before = reference(suite, script, chain).before
     with scratch(suite) as folder:
-        prepare(suite, folder, reference(suite, stage, chain).before, chain)
+        prepare(suite, folder, before, chain)
         yield folder
 
 
-def make_references(
-    suite: Suite, rng: np.random.Generator, chain: str, stages: tuple[str, ...]
+def finish_and_compare(
+    suite: Suite, script: str, folder: Path, *flags: str, chain: str | None = None
 ) -> None:
-    """Run a chain of stages uninterrupted and keep every file that they made, by its sha256.
+    """Run the same command again: the files are those of the run without a fault."""
+    chain = chain or chain_of(script)
+    finish(script, folder, *flags, base=flags_of(chain)).succeeded()
+    assert_same(files_in(folder), reference(suite, script, chain).after)
 
-    "run" is all six stages; "other" the same with another seed; "round" a Sim2Real2Sim round on
-    top of "run", "iterate" one by tools.iterate; "absent" the stages of "run" that learn, each with
-    one of its files removed.
-    What all is compared with must be reproducible itself: a stage that will be killed is run
-    twice, and the second run, with all compiled, says how long it takes.
+
+def _make_until(suite: Suite, chain: str, last: str) -> None:
+    """Make the references of a chain in order, up to one script's."""
+    for number, script in enumerate(CHAINS[chain]):
+        path = suite.references / chain / f"{script}.json"
+        if not path.exists():
+            with scratch(suite) as folder:
+                _prepare_first(suite, folder, chain, number)
+                made = _make(suite, folder, chain, script)
+            whole = path.with_suffix(".partial")
+            whole.write_text(json.dumps(made))
+            os.replace(whole, path)
+        if script == last:
+            return
+
+
+def _prepare_first(suite: Suite, folder: Path, chain: str, number: int) -> None:
+    """The files that exist before the script at this place in its chain."""
+    script = CHAINS[chain][number]
+    if chain == "fewer_episodes":
+        prepare(suite, folder, reference(suite, script).before)
+        (folder / FEWER_EPISODES[script]).unlink()
+    elif number > 0:
+        path = suite.references / chain / f"{CHAINS[chain][number - 1]}.json"
+        prepare(suite, folder, json.loads(path.read_text())["after"], chain)
+    elif chain in ("round", "iterate"):
+        prepare(suite, folder, reference(suite, "test_agent").after)
+    else:
+        random = ("--mode", "random", "--episodes", "2")
+        finish("collect_data", folder, *random, *_seed(chain)).succeeded()
+
+
+def _seed(chain: str) -> tuple[str, ...]:
+    return ("--seed", "1") if chain == "other_seed" else ()
+
+
+def _make(suite: Suite, folder: Path, chain: str, script: str) -> dict[str, Any]:
+    """Run a script in a folder and store all files by their sha256.
+
+    In a chain whose scripts are killed it runs twice, which must give the same bytes. The second
+    run finds everything compiled and tells how long the script takes.
     """
-    store = suite.work / chain / "store"
-    shutil.rmtree(store.parent, ignore_errors=True)
-    store.mkdir(parents=True)
-    references: dict[str, dict[str, Any]] = {}
-    with scratch(suite) as folder:
-        extra = ("--seed", "1") if chain == "other" else ()
-        if chain in ("round", "iterate"):
-            prepare(suite, folder, reference(suite, "drive").after)
-        elif chain in ("run", "other"):
-            mode = ("--mode", "random", "--episodes", "2")
-            finish("collect", folder, *mode, *extra).succeeded()
-        for stage in stages:
-            if chain == "absent":
-                shutil.rmtree(folder)
-                prepare(suite, folder, reference(suite, stage).before)
-                (folder / ABSENT[stage]).unlink()
-            _keep(folder, store)
-            before = files_in(folder)
-            base = ROUND if chain == "round" else FLAGS
-            finish(stage, folder, *extra, base=base).succeeded()
-            _keep(folder, store)
-            after, measured = files_in(folder), {}
-            if chain in ("run", "round", "iterate"):
-                with scratch(suite) as again:
-                    prepare(suite, again, before, chain)
-                    measured = _measure(stage, again, base)
-                    assert_same(files_in(again), after)
-            sizes = {n: (folder / n).stat().st_size for n in after if before.get(n) != after[n]}
-            references[stage] = {"before": before, "after": after, "sizes": sizes, **measured}
-    (suite.work / chain / "references.json").write_text(json.dumps(references))
+    before = _store(suite, folder, chain)
+    finish(script, folder, *_seed(chain), base=flags_of(chain)).succeeded()
+    after = _store(suite, folder, chain)
+    measured: dict[str, Any] = {}
+    if chain in MEASURED:
+        with scratch(suite) as again:
+            prepare(suite, again, before, chain)
+            measured = _measure(script, again, chain)
+            assert_same(files_in(again), after)
+    sizes = {
+        name: (folder / name).stat().st_size
+        for name, sha256 in after.items()
+        if before.get(name) != sha256
+    }
+    return {"before": before, "after": after, "sizes": sizes, **measured}
 
 
-def _measure(stage: str, folder: Path, base: Mapping[str, str]) -> dict[str, Any]:
-    """Renames, writes and processor time of a stage."""
+def _measure(script: str, folder: Path, chain: str) -> dict[str, Any]:
+    """Renames, writes and processor time of a script."""
     counts, begun, cpu = folder.parent / "counts", time.monotonic(), 0.0
-    running = start(stage, folder, base=base, inject=inject.counting(counts))
+    running = start(script, folder, base=flags_of(chain), inject=inject.counting(counts))
     while running.process.is_alive():
         cpu = max(cpu, running.cpu_seconds())
         time.sleep(0.01)
     running.wait().succeeded()
     lines = counts.read_text().splitlines() if counts.exists() else []
+    found: dict[str, list[str]] = {"rename": [], "worker": [], "write": []}
+    for kind, path in (line.split(" ", 1) for line in lines):
+        found[kind].append(path)
     return {
-        "renames": [line.split(" ", 1)[1] for line in lines if line.startswith("rename ")],
-        "worker_renames": [line.split(" ", 1)[1] for line in lines if line.startswith("worker ")],
-        "writes": [line.split(" ", 1)[1] for line in lines if line.startswith("write ")],
+        "renames": found["rename"],
+        "worker_renames": found["worker"],
+        "writes": found["write"],
         "cpu": cpu,
         "seconds": time.monotonic() - begun,
     }
 
 
-def _keep(folder: Path, store: Path) -> None:
-    for name, sha256 in files_in(folder).items():
+def _store(suite: Suite, folder: Path, chain: str) -> Files:
+    """Copy the files of a folder into the chain's store; returns their sha256."""
+    store, files = suite.references / chain / "store", files_in(folder)
+    store.mkdir(exist_ok=True)
+    for name, sha256 in files.items():
         shutil.copy2(folder / name, store / sha256)
+    return files

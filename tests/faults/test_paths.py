@@ -1,4 +1,4 @@
-"""Names from outside: whatever a folder is called, nothing is written anywhere else."""
+"""Folder names from outside: whatever a folder is called, nothing is written anywhere else."""
 
 import contextlib
 import importlib.util
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pytest
 
-from faults.inject import Inject, note
-from faults.references import Files, assert_same, chain_of, files_in, prepare, reference, scratch
-from faults.stages import SCRIPTS, SIX, Ended, finish
-from faults.trials import NotTried, Suite, Trial
+from faults.inject import note
+from faults.pipeline import ITERATE, OTHERS, SIX, chain_of
+from faults.processes import Ended, Inject, finish
+from faults.references import Files, Suite, assert_same, files_in, prepare, reference, scratch
 from utils.io.records import read_records
 
 LONG = "n" * 200  # a name may have 255 bytes
-# What follows --data-dir, --run-dir and --output-dir, below and beside the folder of the trial.
+# The values of --data-dir, --run-dir and --output-dir, inside and beside the folder of the case.
 NAMES = {
     "../": "../beside",
     "dots inside": "a/../../beside",
@@ -46,28 +46,12 @@ IMPOSSIBLE = {
 }
 
 
-SOME = ("../", "a link", "non-ASCII", "very long", "a link to itself")
-
-
-def trials(suite: Suite) -> Iterator[Trial]:
-    """Every name for every flag of every stage; some of them where a script takes long."""
-    for stage in SIX:
-        for name in NAMES:
-            yield Trial("paths", stage, name, path, (stage, name))
-        yield Trial("paths: links inside", stage, "a link for each file", links, (stage,))
-    for name in SOME:
-        yield Trial("paths", "round", name, path, ("round", name))
-    for name in NAMES:
-        yield Trial("paths", "drive", f"--log {name}", log, (name,))
-    for script, (flag, _) in OUTPUTS.items():
-        for name in NAMES if script == "ship" else SOME:
-            how = (script, name)
-            yield Trial("paths", "other", f"{SCRIPTS[script]}.py {flag} {name}", output, how)
+SOME = ("../", "a link", "non-ASCII", "very long", "a link to itself")  # for what takes long
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A folder `here` to start a script in, and what a name means there."""
+    """A folder `here` in which a script starts, and what a name means there."""
 
     folder: Path
     name: str
@@ -82,24 +66,24 @@ class Sandbox:
 
     @property
     def here(self) -> Path:
-        """Where the script is started."""
+        """The working directory of the script."""
         return self.folder / "here"
 
     @property
     def base(self) -> str:
-        """What its flags say."""
+        """The value of its flags."""
         return NAMES[self.name].format(here=self.here)
 
     @property
     def root(self) -> Path:
-        """The folder that this names; nothing may be written elsewhere."""
+        """The folder that the name leads to. Nothing may be written elsewhere."""
         if self.name in IMPOSSIBLE:
             return self.here / "x"
         return Path(os.path.realpath(self.here / self.base))
 
     @contextlib.contextmanager
     def watched(self, *allowed: Path) -> Iterator[Inject]:
-        """What a script is to be started with: nothing but root and `allowed` is written to."""
+        """An `inject` for a script that may write only to the root and to `allowed`."""
         record, before = self.folder.parent / "outside", self.elsewhere(*allowed)
         cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
         yield watch(record, self.root, cache, Path("/dev"), *allowed)
@@ -107,41 +91,52 @@ class Sandbox:
         assert not record.exists(), record.read_text()[:1000]
 
     def elsewhere(self, *allowed: Path) -> Files:
-        """All files that a script may not touch."""
+        """All files that the script may not touch."""
         inside = [str(path.relative_to(self.folder)) + "/" for path in (self.root, *allowed)]
         found = files_in(self.folder).items()
         return {name: sha for name, sha in found if not name.startswith(tuple(inside))}
 
     def assert_as_expected(self, ended: Ended) -> bool:
-        """Assert that it succeeded, or that it said in one line why it could not; which."""
+        """Assert success, or one line of failure if the name is impossible. Returns the success."""
         if self.name not in IMPOSSIBLE:
             ended.succeeded()
             return True
-        said = ended.failed(IMPOSSIBLE[self.name])
-        assert len(said) < 8000 and len(ended.lines) == 1, ended.lines
+        message = ended.failed(IMPOSSIBLE[self.name])
+        assert len(message) < 8000 and len(ended.lines) == 1, ended.lines
         return False
 
 
-def path(suite: Suite, rng: np.random.Generator, stage: str, name: str) -> None:
-    """The stage works in folders of that name, or says in one line why it cannot."""
-    done = reference(suite, stage)
+@pytest.mark.faults("paths")
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        pytest.param(script, name, id=f"{script}-{name}")
+        for script in (*SIX, ITERATE)
+        for name in (NAMES if script in SIX else SOME)
+    ],
+)
+def test_folder_names(suite: Suite, script: str, name: str) -> None:
+    """The script works in folders of that name, or says in one line why it cannot."""
+    done = reference(suite, script)
     with scratch(suite) as folder:
         sandbox = Sandbox(folder, name)
         base, root = sandbox.base, sandbox.root
         if name not in IMPOSSIBLE:
             root.mkdir(parents=True, exist_ok=True)
-            prepare(suite, root, done.before, chain_of(stage))
+            prepare(suite, root, done.before, chain_of(script))
         folders = {part: f"{base}/{part}" if base else part for part in ("data", "run")}
-        flags = ("--output-dir", folders["run"]) if stage == "drive" else ()
+        flags = ("--output-dir", folders["run"]) if script == "test_agent" else ()
         with sandbox.watched() as inject:
-            ended = finish(stage, sandbox.here, *flags, **folders, inject=inject)
+            ended = finish(script, sandbox.here, *flags, **folders, inject=inject)
         if sandbox.assert_as_expected(ended):
             assert_same(files_in(root), {**files_in(root), **done.after})
 
 
-def log(suite: Suite, rng: np.random.Generator, name: str) -> None:
-    """The line about an evaluation goes into a file in the folder of that name."""
-    done = reference(suite, "drive")
+@pytest.mark.faults("paths", script="test_agent")
+@pytest.mark.parametrize("name", NAMES)
+def test_log_names(suite: Suite, name: str) -> None:
+    """--log appends the line about an evaluation to a file in the folder of that name."""
+    done = reference(suite, "test_agent")
     with scratch(suite) as folder:
         sandbox = Sandbox(folder, name)
         prepare(suite, sandbox.here, done.before)
@@ -149,50 +144,61 @@ def log(suite: Suite, rng: np.random.Generator, name: str) -> None:
             sandbox.root.mkdir(parents=True, exist_ok=True)
         target = f"{sandbox.base}/log.jsonl" if sandbox.base else "log.jsonl"
         with sandbox.watched(sandbox.here / "run") as inject:
-            ended = finish("drive", sandbox.here, "--log", target, inject=inject)
+            ended = finish("test_agent", sandbox.here, "--log", target, inject=inject)
         if sandbox.assert_as_expected(ended):
             assert len(read_records(sandbox.root / "log.jsonl")) == 1
 
 
-# Scripts that are no stages: the flag that says where they write, and a file that they make there.
+# The flag that says where a tool writes, and a file that it writes there.
 OUTPUTS = {
-    "ship": ("--output-dir", "controller.eqx"),
-    "report": ("--output", ""),
-    "page": ("--output-dir", "index.html"),
-    "study": ("--output-dir", "study.json"),
-    "minari": ("--datasets-dir", "car-racing/collected-v0/data/main_data.hdf5"),
+    "tools.export_weights": ("--output-dir", "controller.eqx"),
+    "tools.report": ("--output", "page.html"),
+    "tools.export_web": ("--output-dir", "index.html"),
+    "tools.analysis": ("--output-dir", "study.json"),
+    "tools.export_minari": ("--datasets-dir", "car-racing/collected-v0/data/main_data.hdf5"),
 }
-OTHERS = {
-    **dict.fromkeys(OUTPUTS, ""),
-    "page": "--steps 100",
-    "study": "--episodes 1 --max-steps 300 --baseline none --moments 1 --dreams 1 --horizon 2 "
-    "--film-from 0 --film-seconds 0.2 --workers 1",
+OTHER_FLAGS = {
+    **dict.fromkeys(OTHERS, ""),
+    "tools.export_web": "--steps 100",
+    "tools.analysis": "--episodes 1 --max-steps 300 --baseline none --moments 1 --dreams 1 "
+    "--horizon 2 --film-from 0 --film-seconds 0.2 --workers 1",
 }
 
 
-def output(suite: Suite, rng: np.random.Generator, script: str, name: str) -> None:
-    """A script that is no stage writes to the folder, or the page, of that name."""
-    if script == "minari" and importlib.util.find_spec("minari") is None:
-        raise NotTried("Minari is not installed: requirements/faults.txt")
-    flag, made = OUTPUTS[script]
+@pytest.mark.faults("paths", script="other tools")
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [
+        pytest.param(tool, name, id=f"{tool} {flag} {name}")
+        for tool, (flag, _) in OUTPUTS.items()
+        for name in (NAMES if tool == "tools.export_weights" else SOME)
+    ],
+)
+def test_output_names_of_tools(suite: Suite, tool: str, name: str) -> None:
+    """A tool writes to the folder, or the file in the folder, of that name."""
+    if tool == "tools.export_minari" and importlib.util.find_spec("minari") is None:
+        pytest.skip("needs Minari: requirements/faults.txt")
+    flag, made = OUTPUTS[tool]
     with scratch(suite) as folder:
         sandbox = Sandbox(folder, name)
-        prepare(suite, sandbox.here, reference(suite, "drive").after)
+        prepare(suite, sandbox.here, reference(suite, "test_agent").after)
         if name == "a link to nothing":
             sandbox.root.mkdir()
         target = sandbox.base or "."
-        if script == "report":
-            target, made = f"{target}/page.html", "page.html"
-        # Minari's is the lock of the data; matplotlib and the like have no business here.
+        if flag == "--output":
+            target = f"{target}/{made}"
+        # Minari locks the data folder.
         with sandbox.watched(sandbox.here / "data" / ".lock") as inject:
-            ended = finish(script, sandbox.here, flag, target, base=OTHERS, inject=inject)
+            ended = finish(tool, sandbox.here, flag, target, base=OTHER_FLAGS, inject=inject)
         if sandbox.assert_as_expected(ended):
             assert (sandbox.root / made).is_file(), sorted(files_in(sandbox.root))
 
 
-def links(suite: Suite, rng: np.random.Generator, stage: str) -> None:
-    """Links lie where the stage will write: they are replaced, what they lead to is not touched."""
-    done = reference(suite, stage)
+@pytest.mark.faults("paths: links inside")
+@pytest.mark.parametrize("script", SIX)
+def test_links_inside(suite: Suite, script: str) -> None:
+    """Links at the places of output files are replaced. The files that they lead to stay."""
+    done = reference(suite, script)
     with scratch(suite) as sandbox:
         here, precious = sandbox / "here", sandbox / "precious"
         prepare(suite, here, done.before)
@@ -204,12 +210,12 @@ def links(suite: Suite, rng: np.random.Generator, stage: str) -> None:
             if not name.endswith(".eqx"):  # a final model is read before it is written
                 (here / name).symlink_to(precious / str(number))
         before = files_in(precious)
-        ended = finish(stage, here)
-        ended.failed(".lock")  # it is the one file that is written to in place
+        ended = finish(script, here)
+        ended.failed(".lock")  # the lock is the one file that is written in place
         assert_same(files_in(precious), before)
         for folder in ("data", "run"):
             (here / folder / ".lock").unlink()
-        finish(stage, here).succeeded()
+        finish(script, here).succeeded()
         assert_same(files_in(precious), before)
         assert_same(files_in(here), done.after)
         assert not any((here / name).is_symlink() for name in done.after)
@@ -219,7 +225,7 @@ WRITING = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.syml
 
 
 def watch(record: Path, *allowed: Path) -> Inject:
-    """Note in `record` every path outside of `allowed` that the script writes to."""
+    """Note in `record` every path outside `allowed` that the script writes to."""
     roots = [str(path.resolve()) for path in allowed]
 
     def is_inside(path: Any) -> bool:
@@ -248,4 +254,4 @@ def watch(record: Path, *allowed: Path) -> Inject:
         finally:
             busy = False
 
-    return lambda script: sys.addaudithook(hook)
+    return lambda module: sys.addaudithook(hook)

@@ -1,6 +1,7 @@
-"""A Dask cluster drives, and what it consists of is killed: same files as from our own workers."""
+"""A Dask cluster drives and its processes are killed: the files are those of our own workers."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -11,18 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import pytest
 
-from faults.references import assert_same, files_in, scratch
-from faults.stages import ROOT, finish, processes_of, start
-from faults.trials import NotTried, Suite, Trial
+from faults.pipeline import ROOT
+from faults.processes import finish, processes_of, start
+from faults.references import Record, Suite, assert_same, files_in, scratch
 
-EPISODES = ("--episodes", "8")  # so many that some are still to be driven when the first is done
-# A cluster in a process of its own: it says where its scheduler and its workers are.
+EPISODES = ("--episodes", "8")  # some are still to be driven when the first is done
+# Starts a cluster and prints the addresses of its scheduler and the process ids of its workers.
 CLUSTER = """
 import distributed, json, os, sys
-how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-with distributed.LocalCluster(**how) as cluster:
+options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+with distributed.LocalCluster(**options) as cluster:
     with distributed.Client(cluster) as client:
         workers = list(client.run(os.getpid).values())
     print(json.dumps([cluster.scheduler_address, workers]), flush=True)
@@ -30,16 +31,9 @@ with distributed.LocalCluster(**how) as cluster:
 """
 
 
-def trials(suite: Suite) -> Iterator[Trial]:
-    """Collecting is what a cluster can do."""
-    for number in range(4):
-        yield Trial("a Dask worker killed", "collect", f"kill {number}", worker_killed, (number,))
-    yield Trial("a Dask cluster killed", "collect", "while it drives", cluster_killed)
-
-
 @dataclass(frozen=True)
 class Cluster:
-    """Where it answers, and its processes."""
+    """The address of a cluster, and its processes."""
 
     address: str
     workers: list[int]
@@ -48,11 +42,9 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """A scheduler and two workers; nothing of them is left."""
-    try:
-        import distributed  # noqa: F401
-    except ImportError:
-        raise NotTried("Dask is not installed: requirements/dask.txt") from None
+    """A scheduler and two workers in a process group that is killed in the end."""
+    if importlib.util.find_spec("distributed") is None:
+        pytest.skip("needs Dask: requirements/dask.txt")
     with (
         open(folder / "cluster.log", "wb") as log,
         subprocess.Popen(
@@ -76,12 +68,14 @@ def cluster(folder: Path) -> Iterator[Cluster]:
                 time.sleep(0.02)
 
 
-def worker_killed(suite: Suite, rng: np.random.Generator, number: int) -> dict[str, int]:
-    """kill −9 for one of two workers while it drives: the other, or a new one, drives again."""
+@pytest.mark.faults("a Dask worker killed", script="collect_data")
+@pytest.mark.parametrize("number", range(4), ids=lambda number: f"kill {number}")
+def test_dask_worker_killed(suite: Suite, record_property: Record, number: int) -> None:
+    """kill −9 for one of two workers while it drives: another drives the episode again."""
     with scratch(suite) as folder, scratch(suite) as ours:
         with cluster(folder.parent) as dask:
             victim = dask.workers[number % 2]
-            running = start("collect", folder, *EPISODES, "--dask", dask.address)
+            running = start("collect_data", folder, *EPISODES, "--dask", dask.address)
             running.wait_until(lambda: running.beats > number // 2)
             idle = cpu_seconds_of(victim)
             running.wait_until(lambda: cpu_seconds_of(victim) > idle + 0.05)  # it is at work
@@ -89,23 +83,24 @@ def worker_killed(suite: Suite, rng: np.random.Generator, number: int) -> dict[s
             ended = running.wait()
             ended.succeeded()
             assert ended.beats == 8, f"{ended.beats} of 8 episodes counted"
-        finish("collect", ours, *EPISODES).succeeded()
+        finish("collect_data", ours, *EPISODES).succeeded()
         assert_same(files_in(folder), files_in(ours))
-    return {"kills": 1}
+    record_property("kills", 1)
 
 
-def cluster_killed(suite: Suite, rng: np.random.Generator) -> dict[str, int]:
-    """kill −9 for all of the cluster: that is said, and our own workers drive the rest."""
+@pytest.mark.faults("a Dask cluster killed", script="collect_data")
+def test_dask_cluster_killed(suite: Suite, record_property: Record) -> None:
+    """kill −9 for the whole cluster: the script says so, and our own workers drive the rest."""
     with scratch(suite) as folder, scratch(suite) as ours:
         with cluster(folder.parent) as dask:
-            running = start("collect", folder, *EPISODES, "--dask", dask.address)
+            running = start("collect_data", folder, *EPISODES, "--dask", dask.address)
             running.wait_until(lambda: running.beats > 0)
             os.killpg(dask.group, signal.SIGKILL)
             running.wait().failed("the Dask cluster at", "is gone")
-        finish("collect", folder, *EPISODES).succeeded()
-        finish("collect", ours, *EPISODES).succeeded()
+        finish("collect_data", folder, *EPISODES).succeeded()
+        finish("collect_data", ours, *EPISODES).succeeded()
         assert_same(files_in(folder), files_in(ours))
-    return {"kills": 1}
+    record_property("kills", 1)
 
 
 def cpu_seconds_of(pid: int) -> float:

@@ -1,30 +1,28 @@
-"""Peak memory of the stages that read data, with some of it and with ten times as much."""
+"""Peak memory of the scripts that read data, with some data and with ten times as much."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
-from faults.inject import Inject
-from faults.references import prepare, reference, scratch
-from faults.stages import finish
-from faults.trials import Suite, Trial
+from faults.processes import Inject, finish
+from faults.references import Record, Suite, prepare, reference, scratch
 from utils.data.episodes import Episode, step_arrays, write_episode
 from utils.io.files import sha256_of
 from utils.io.npz import write_arrays
 
 
-def peak_memory(path: Path, then: Inject | None = None) -> Inject:
-    """Write the process's largest resident size, in bytes, to a file as its main ends."""
+def peak_memory(path: Path, other: Inject | None) -> Inject:
+    """Write the peak resident size of the script's process, in bytes, to a file."""
 
-    def inject(script: Any) -> None:
-        if then is not None:
-            then(script)
-        main = script.main
+    def inject(module: Any) -> None:
+        if other is not None:
+            other(module)
+        main = module.main
 
         def measured(settings: Any) -> None:
             main(settings)
@@ -32,16 +30,16 @@ def peak_memory(path: Path, then: Inject | None = None) -> Inject:
             line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
             path.write_text(str(int(line.split()[1]) * 1024))
 
-        script.main = measured
+        module.main = measured
 
     return inject
 
 
 def idle_steps(real_steps: int) -> Inject:
-    """After some real gradient steps all others do nothing: only their data is read."""
+    """Gradient steps after the first few read their batch and do nothing."""
 
-    def inject(script: Any) -> None:
-        make_step = script.make_step
+    def inject(module: Any) -> None:
+        make_step = module.make_step
 
         def make(*arguments: Any) -> Any:
             step, count, last = make_step(*arguments), itertools.count(1), {}
@@ -54,22 +52,22 @@ def idle_steps(real_steps: int) -> Inject:
 
             return idle
 
-        script.make_step = make
+        module.make_step = make
 
     return inject
 
 
-# Threads and the allocator make differences of a tenth. With all its data in memory a stage would
-# have twice as much at least.
-NOISE = 0.25
+# Threads and the allocator cause differences of a tenth. A script that held all its data in memory
+# would need at least twice as much.
+LARGEST_GROWTH = 0.25
 STEPS = 1000  # of an episode
 FEW = 60  # episodes of frames: more than two shards
-# So many that all is there of which a stage takes a fixed number: 192 episodes for dreams to begin
-# in, 16 of the tenth that is held out. Then programs and their arrays have the same shapes.
+# Enough for what a script takes a fixed number of: 192 episodes in which dreams start, and 16 of
+# the tenth that is held out. With more data, all arrays keep their shapes.
 FEW_LATENTS = 220
-MEMORY: dict[str, tuple[int, tuple[str, ...], Callable[[Any], object] | None]] = {
-    # Encoding takes a millisecond a frame: fewer episodes, a few in memory at a time.
-    "see": (
+# Episodes, flags and a further change of each script.
+MEMORY: dict[str, tuple[int, tuple[str, ...], Inject | None]] = {
+    "run_vae_training": (
         FEW,
         (
             *("--steps", "4700", "--batch", "128", "--save-seconds", "1e9"),
@@ -77,8 +75,9 @@ MEMORY: dict[str, tuple[int, tuple[str, ...], Callable[[Any], object] | None]] =
         ),
         idle_steps(2),
     ),
-    "encode": (FEW // 10, (), None),
-    "predict": (
+    # It holds a few episodes at a time, and needs a millisecond for a frame.
+    "process_data": (FEW // 10, (), None),
+    "train_rnn": (
         FEW_LATENTS,
         (
             *("--steps", "400", "--lanes", "16", "--window", "100", "--save-seconds", "1e9"),
@@ -86,47 +85,47 @@ MEMORY: dict[str, tuple[int, tuple[str, ...], Callable[[Any], object] | None]] =
         ),
         idle_steps(2),
     ),
-    "dream": (FEW_LATENTS, ("--generations", "1", "--no-real-validation"), None),
+    "train_dream": (FEW_LATENTS, ("--generations", "1", "--no-real-validation"), None),
 }
-MODELS = {
-    "see": (),
-    "encode": ("run/vae.eqx",),
-    "predict": ("run/vae.eqx",),
-    "dream": ("run/vae.eqx", "run/rnn.eqx"),
+READ_FRAMES = ("run_vae_training", "process_data")
+MODELS = {  # that each script reads
+    "run_vae_training": (),
+    "process_data": ("run/vae.eqx",),
+    "train_rnn": ("run/vae.eqx",),
+    "train_dream": ("run/vae.eqx", "run/rnn.eqx"),
 }
 
 
-def trials(suite: Suite) -> Iterator[Trial]:
-    """Stages 2 to 5."""
-    for stage in MEMORY:
-        yield Trial("ten times the data", stage, "peak memory", memory, (stage,))
-
-
-def memory(suite: Suite, rng: np.random.Generator, stage: str) -> dict[str, Any]:
-    """Peak memory of a stage with some data and with ten times as much."""
-    few, flags, extra = MEMORY[stage]
+@pytest.mark.faults("ten times the data")
+@pytest.mark.parametrize("script", MEMORY)
+def test_ten_times_the_data(
+    suite: Suite, rng: np.random.Generator, record_property: Record, script: str
+) -> None:
+    """The peak memory of a script hardly grows with its data."""
+    few, flags, other = MEMORY[script]
+    models = {
+        name: sha256
+        for name, sha256 in reference(suite, "test_agent").after.items()
+        if name in MODELS[script]
+    }
     peaks = {}
-    # On a disk: this may be a gigabyte.
-    on_disk = dataclasses.replace(suite, scratch=suite.work / "memory")
-    # First only to compile, which takes memory, too.
+    on_disk = dataclasses.replace(suite, scratch=suite.folder / "memory")  # up to a gigabyte
+    # The first run only compiles, which also takes memory.
     for count in (few, few, 10 * few):
         with scratch(on_disk) as folder:
-            models = {
-                n: s for n, s in reference(suite, "drive").after.items() if n in MODELS[stage]
-            }
             prepare(suite, folder, models)
-            write_large_data(folder, count, rng, frames=stage in ("see", "encode"))
+            write_large_data(folder, count, rng, frames=script in READ_FRAMES)
             report = folder.parent / "peak"
-            finish(stage, folder, *flags, inject=peak_memory(report, extra)).succeeded()
+            finish(script, folder, *flags, inject=peak_memory(report, other)).succeeded()
             peaks[count] = int(report.read_text())
     growth = peaks[10 * few] / peaks[few] - 1
     found = {"episodes": list(peaks), "MB": [peak // 10**6 for peak in peaks.values()]}
-    assert growth < NOISE, f"{100 * growth:.0f} % more memory for ten times the data: {found}"
-    return {"memory": {**found, "steps": STEPS, "growth": round(growth, 3)}}
+    assert growth < LARGEST_GROWTH, f"{100 * growth:.0f} % more for ten times the data: {found}"
+    record_property("memory", {**found, "steps": STEPS, "growth": round(growth, 3)})
 
 
 def write_large_data(folder: Path, count: int, rng: np.random.Generator, frames: bool) -> None:
-    """`count` episodes of noise, as rollouts or as latents of the run's V."""
+    """`count` episodes of noise, as rollouts or as latents of the run's VAE."""
     vae = folder / "run" / "vae.eqx"
     origin = {"vae": sha256_of(vae)} if vae.exists() else {}
     pixels = np.tile(rng.integers(0, 256, (1, 64, 64, 3), np.uint8), (STEPS + 1, 1, 1, 1))
