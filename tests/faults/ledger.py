@@ -49,7 +49,7 @@ class Ledger:
         self.path, self.seed, self.report_folder = folder / "records.jsonl", seed, report_folder
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.records = {record["case"]: record for record in map(json.loads, lines)}
-        self.reported: dict[str, str] = {}  # the cases of this session, and their sources' sha256
+        self.reported: list[str] = []  # the cases of this session
         self.summary: dict[str, Any] = {}
 
     def holds(self, case: str, sources: str) -> bool:
@@ -63,7 +63,7 @@ class Ledger:
         facts = dict(report.user_properties)
         if "fault" not in facts or (report.when != "call" and report.passed):
             return
-        self.reported[report.nodeid] = facts["sources"]
+        self.reported.append(report.nodeid)
         if facts.pop("recorded", False):
             return
         record = {
@@ -81,10 +81,11 @@ class Ledger:
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Summarise the session's cases; write the report if it was asked for."""
-        if not self.reported or exitstatus == pytest.ExitCode.INTERRUPTED:
+        stopped = session.shouldstop or session.shouldfail
+        if not self.reported or stopped or exitstatus == pytest.ExitCode.INTERRUPTED:
             return
         lanes = session.config.getoption("numprocesses", None) or 1
-        records = [self.records[case] for case in self.reported]
+        records = [self.records[case] for case in dict.fromkeys(self.reported)]
         self.summary = summarise(records, {**run_facts(self.seed), **cost(records, lanes)})
         if self.report_folder is not None:
             page.write(self.summary, self.report_folder)

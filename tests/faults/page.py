@@ -14,8 +14,8 @@ FUZZING = "damage: fuzzing"  # the row whose files the fuzzer wrote
 FIGURE = "reliability-memory.svg"
 INTRODUCTION = """# Reliability
 
-{cases:,} cases of faults were tried, each against a script of the pipeline or a reader of its
-files: {survived:,} survived. In them {kills:,} processes were killed with kill −9.
+{cases:,} cases of faults were tried against the scripts of the pipeline and the readers of its
+files; {survived:,} survived. {kills:,} processes were killed with kill −9.
 
 A case is survived if the script says what is wrong in one plain line, or continues where it can;
 if no file is half-written or lost and no process is left; and if **the same command, run again,
@@ -23,28 +23,27 @@ ends with the bytes of a run without a fault**. Sizes are tiny, so that a script
 code is the one that users run, and the environment is the real one.
 
 {note}Every number is from [reliability.json](reliability.json). The run took {minutes:.0f} minutes,
-and {cpu_minutes:.0f} minutes of processor time, on {machine}.
+{cpu_minutes:.0f} minutes of processor time, on {machine}.
 Commit `{commit}`, seed {seed}, {date}.
 
 ## Cases
 
-`make faults` runs them and writes this page. They are the tests of `tests/faults/`, one module for
-each kind of fault. A number says how many cases were tried and survived; where some did not survive
-it reads “15 of 16”.
+`make faults` runs the cases and writes this page. They are the tests of `tests/faults/`, one module
+for each kind of fault. A cell says how many cases were tried; all survived unless it says "15 of
+16".
 
 """
 READS = """
-A process counts as killed only if the signal ended it while it was at work. “At random” means after
-a random share of its processor time. In the rows of tools.iterate, some cases kill every script of
-a round once.
+A process counts as killed only if the signal ended it while it was at work. "At random" means after
+a random share of its processor time. Some of these cases of tools.iterate kill each script of a
+round that is run by hand.
 
 ## Files read
 
-The cases of the last column call the file readers alone, with many files each. They are counted
-here, not above. {fuzzed:,} further files were written by the fuzzer (atheris), which starts from
-the corpus and is guided by the branches that the readers take.
+Each case in the last column lets a file reader read many files. These reads are not cases; they are
+counted here. Apart from them, the fuzzer (atheris) wrote {fuzzed:,} files and had them read.
 
-| files | read |
+| files | reads |
 |---|---:|
 """
 MEMORY = """
