@@ -13,6 +13,7 @@ written, each process compiles in memory. A line on stderr says when code is com
 
 import contextlib
 import hashlib
+import os
 import pickle
 import sys
 import tempfile
@@ -129,7 +130,9 @@ class _Cache(FunctionCache):
                 if flock is not None:
                     flock(file, LOCK_EX)
             found = self._load(sig, target_context)
-            if found is None:
+            if found is None and not os.access(self.cache_path, os.W_OK):
+                _report_no_cache()
+            elif found is None:
                 _report(f"compiling, 10 to 20 s once on this machine; kept in {self.cache_path}")
             else:
                 self._lock.close()

@@ -28,6 +28,10 @@ def _agrees(part: str, difference: str) -> bool:
     return not difference
 
 
+def _positive_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and value >= 1
+
+
 class FastCarRacing(CarRacing):
     """CarRacing-v3 with the same observations, rewards, ends and infos, faster.
 
@@ -45,9 +49,10 @@ class FastCarRacing(CarRacing):
     """
 
     def __init__(self, *args, frame_skip: int = 1, max_frames: int | None = 1000, **kwargs):
-        for name, value in (("frame_skip", frame_skip), ("max_frames", max_frames)):
-            if value is not None and not (isinstance(value, int | np.integer) and value >= 1):
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        if not _positive_integer(frame_skip):
+            raise ValueError(f"frame_skip must be a positive integer, not {frame_skip!r}")
+        if not (max_frames is None or _positive_integer(max_frames)):
+            raise ValueError(f"max_frames must be a positive integer or None, not {max_frames!r}")
         super().__init__(*args, **kwargs)
         EzPickle.__init__(self, *args, frame_skip=frame_skip, max_frames=max_frames, **kwargs)
         self.frame_skip, self.max_frames = frame_skip, max_frames

@@ -1,0 +1,151 @@
+"""The cache of compiled code: where it lies, that it is never stale, and what users are told."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import pytest
+
+from fast_car_racing import compilation
+
+PACKAGE = compilation.PACKAGE
+USE = "from fast_car_racing.compilation import compiled; print(compiled(lambda x: x + 1)(1))"
+
+
+def start(cache: Path | None, code: str = USE, path: Path = PACKAGE.parent, **variables: str):
+    """Start a process that compiles a small function and prints 2."""
+    env = os.environ | {"PYTHONPATH": str(path)} | variables
+    env.pop("NUMBA_CACHE_DIR", None)
+    if cache is not None:
+        env["NUMBA_CACHE_DIR"] = str(cache)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=path,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    """Wait for a process of `start`; returns what it wrote to stderr."""
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output) == (0, "2\n"), errors
+    return errors
+
+
+def test_first_process_says_that_it_compiles(tmp_path):
+    first = finish(start(tmp_path))
+    assert re.fullmatch(
+        rf"fast_car_racing: compiling, 10 to 20 s once on this machine; kept in {tmp_path}\S+\n",
+        first,
+    )
+    assert finish(start(tmp_path)) == ""
+
+
+def test_processes_that_start_together_compile_once(tmp_path):
+    lines = [finish(process) for process in [start(tmp_path) for _ in range(4)]]
+    assert sorted(line != "" for line in lines) == [False, False, False, True]
+
+
+def test_no_folder_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    line = finish(start(tmp_path / "file"))
+    assert line.count("\n") == 1
+    assert f"cannot write to {tmp_path / 'file' / 'fast_car_racing'}." in line
+    assert "Set NUMBA_CACHE_DIR" in line
+
+
+def copy_package(folder: Path) -> Path:
+    shutil.copytree(PACKAGE, folder / "fast_car_racing", ignore=shutil.ignore_patterns("__pyc*"))
+    return folder
+
+
+def test_user_cache_serves_a_package_that_cannot_be_written(tmp_path):
+    """Root may write anywhere, so a file in the place of __pycache__ stands for a refusal."""
+    path = copy_package(tmp_path)
+    (path / "fast_car_racing" / "__pycache__").write_text("")
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "user")}
+    assert f"kept in {tmp_path / 'user' / 'fast_car_racing'}" in finish(
+        start(None, path=path, **home)
+    )
+    assert finish(start(None, path=path, **home)) == ""
+
+
+def test_compiled_folder_is_read_though_it_cannot_be_written(tmp_path):
+    finish(start(tmp_path))
+    (folder,) = (tmp_path / "fast_car_racing").iterdir()
+    (folder / "lock").unlink()
+    folder.chmod(0o555)
+    # Root may write anywhere: refuse what a read-only folder would.
+    refuse = (
+        "import os, pathlib\n"
+        "def no(*_): raise PermissionError(13, 'read-only')\n"
+        "read = pathlib.Path.open\n"
+        "def open(self, mode='r', *a, **k):\n"
+        "    return no() if 'a' in mode else read(self, mode, *a, **k)\n"
+        "pathlib.Path.open = open\n"
+        "os.replace = no\n"
+    )
+    try:
+        assert finish(start(tmp_path, refuse + USE)) == ""
+        other = refuse + USE.replace("x + 1", "x + 2 - 1")  # a function that is not there yet
+        assert "compiling in memory" in finish(start(tmp_path, other))
+    finally:
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("content", [b"", b"damaged", None])
+def test_damaged_file_is_compiled_again(tmp_path, suffix, content):
+    finish(start(tmp_path))
+    (file,) = tmp_path.rglob(f"*.{suffix}")
+    file.write_bytes(file.read_bytes()[:-20] if content is None else content)
+    assert "compiling" in finish(start(tmp_path))
+    assert finish(start(tmp_path)) == ""
+
+
+def test_edit_of_any_compiled_module_takes_another_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation, "PACKAGE", copy_package(tmp_path) / "fast_car_racing")
+    before = compilation.fingerprint()
+    for name in compilation.COMPILED_MODULES:
+        file = compilation.PACKAGE / f"{name}.py"
+        file.write_text(file.read_text() + "# edited\n")
+        assert compilation.fingerprint() != before
+        before = compilation.fingerprint()
+    (compilation.PACKAGE / "env.py").write_text("")  # nothing in it is compiled
+    assert compilation.fingerprint() == before
+
+
+def test_compiled_modules_are_those_that_use_the_compiler():
+    users = {path.stem for path in PACKAGE.glob("*.py") if "compilation import" in path.read_text()}
+    assert {"compilation", *users} == set(compilation.COMPILED_MODULES)
+
+
+def test_other_numba_python_or_processor_takes_another_folder(monkeypatch):
+    here = compilation.fingerprint()
+    show = "import fast_car_racing.compilation as c, sys; sys.exit(c.fingerprint())"
+    process = start(None, show, NUMBA_CPU_NAME="generic")
+    assert process.communicate()[1].strip() not in ("", here)
+    monkeypatch.setattr(numba, "__version__", "0.0")
+    assert compilation.fingerprint() != here
+
+
+def test_environment_is_compiled_once(tmp_path):
+    """The real functions: a second process finds all of them."""
+    code = "import gymnasium\nenv = gymnasium.make('fast_car_racing:FastCarRacing-v3')\nprint(2)"
+    folder = compilation.cache_folder()
+    if folder is None:
+        pytest.skip("no folder for the cache can be written")
+    finish(start(None, code))
+    assert finish(start(None, code)) == ""
+
+
+def test_works_without_compiling():
+    """NUMBA_DISABLE_JIT, which debuggers of numba code set."""
+    assert finish(start(None, NUMBA_DISABLE_JIT="1")) == ""
