@@ -12,7 +12,7 @@ from fast_car_racing.car import FastCar
 from fast_car_racing.renderer import Renderer
 from fast_car_racing.startup_check import (
     drawing_difference,
-    ground_difference,
+    film_difference,
     motion_difference,
 )
 
@@ -36,7 +36,7 @@ class FastCarRacing(CarRacing):
     """CarRacing-v3 with the same observations, rewards, ends and infos, faster.
 
     Tracks, rewards, ends and the Box2D world are Gymnasium's code. `Renderer` draws the
-    observation, and the ground in `render`. Where the start-up check finds a difference to the
+    observation and the frames of `rgb_array`. Where the start-up check finds a difference to the
     installed Gymnasium, the environment warns and uses Gymnasium's code.
 
     Args:
@@ -100,18 +100,16 @@ class FastCarRacing(CarRacing):
         return self.state
 
     def _render(self, mode: str):
-        if mode != "state_pixels" or self.car is None:
-            return super()._render(mode)
-        if self._draws_later:
+        if mode == "state_pixels" and self._draws_later:
             self._score_to_draw = self.reward
             return None
-        frame = self._track_renderer().draw(self) if self._draws_fast else None
+        frame = None
+        if self.car is not None and self._draws_fast:
+            if mode == "state_pixels":
+                frame = self._track_renderer().draw(self)
+            elif mode == "rgb_array" and _agrees("drawing of films", film_difference()):
+                frame = self._track_renderer().draw_film(self)
         return super()._render(mode) if frame is None else frame
-
-    def _render_road(self, zoom, translation, angle):
-        fast = self._draws_fast and _agrees("drawing of the ground", ground_difference())
-        if not (fast and self._track_renderer().draw_ground(self.surf, zoom, translation, angle)):
-            super()._render_road(zoom, translation, angle)
 
     def _track_renderer(self) -> Renderer:
         if self._renderer is None:

@@ -6,13 +6,13 @@ from fast_car_racing.spans import HEIGHT, OPAQUE
 
 
 @compiled
-def paint(spans, counts, palette, pixels):
-    """Paint the spans of a whole surface.
+def paint(spans, first, counts, palette, pixels):
+    """Paint the spans of a whole surface, in each row from number `first`.
 
     palette: packed colours. pixels: uint32 0x00RRGGBB, (HEIGHT, WIDTH), written to.
     """
     for y in range(HEIGHT):
-        for i in range(counts[y]):
+        for i in range(first, counts[y]):
             x1, x2, color, kind = unpack_span(spans[y, i])
             over = palette[color]
             if kind == OPAQUE:

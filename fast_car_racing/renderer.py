@@ -19,7 +19,7 @@ from fast_car_racing.spans import HEIGHT, MAX_CORNERS, WIDTH
 CAR_PARTS = 8  # four wheels, then four polygons of the hull
 NARROW, WIDE = 56, 2056  # spans that a row has room for
 X_AXIS = (1, 0)  # in the body's frame; in the world: cosine and sine of the body's angle
-RGB_MASKS = (0xFF0000, 0xFF00, 0xFF)  # of the surfaces that `painting` can paint
+RGB_MASKS = (0xFF0000, 0xFF00, 0xFF)  # the pixels that `painting.paint` writes
 
 
 @lru_cache(maxsize=1)
@@ -28,7 +28,7 @@ def _font() -> pygame.font.Font:
     return pygame.font.Font(pygame.font.get_default_font(), 42)
 
 
-def _draw_text(text: str) -> pygame.Surface:
+def _render_text(text: str) -> pygame.Surface:
     try:
         return _font().render(text, True, (255, 255, 255), (0, 0, 0))
     except pygame.error:  # an environment's close() ended pygame, and the font with it
@@ -36,12 +36,19 @@ def _draw_text(text: str) -> pygame.Surface:
         return _font().render(text, True, (255, 255, 255), (0, 0, 0))
 
 
+@lru_cache(maxsize=256)
+def score_text(text: str) -> tuple[pygame.Surface, pygame.Rect]:
+    """The score as pygame draws it, and its place on the surface."""
+    drawn = _render_text(text)
+    box = drawn.get_rect()
+    box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
+    return drawn, box
+
+
 @lru_cache(maxsize=2048)
 def averaged_score(text: str, backend: str) -> tuple[tuple, int]:
     """The score as an argument of `downscale`, and the last column of the surface that it needs."""
-    drawn = _draw_text(text)
-    box = drawn.get_rect()
-    box.center = (60, car_racing.WINDOW_H - car_racing.WINDOW_H * 2.5 / 40.0)
+    drawn, box = score_text(text)
     hidden = max(0, -box.left)
     grey = np.asarray(drawn.get_view("2"))[hidden:]  # the palette goes from black to white
     averages = np.empty((box.height, box.width // downscale.WHOLE_PIXELS + 3), np.int64)
@@ -77,7 +84,7 @@ class Renderer:
         self.view = np.empty(40)
         self._set_ground(env)
         self._set_car(env)
-        colors = np.array(scene.FIXED_COLORS + tuple(map(tuple, self.colors)))
+        colors = np.array(scene.FIXED_COLORS + tuple(map(tuple, self.ground[2])))
         packed = downscale.pack_colors(colors)
         self.palette = packed[np.sort(np.unique(packed, return_index=True)[1])]
         self.buffers = downscale.make_buffers(self.palette, self.backend)
@@ -85,15 +92,16 @@ class Renderer:
     def _set_ground(self, env: CarRacing) -> None:
         grass = _grass_corners()
         road = np.array([poly for poly, _ in env.road_poly], np.float64)
-        self.corners = np.concatenate([grass, road])
-        centers = self.corners.mean(axis=1, keepdims=True)
-        radii = np.linalg.norm(self.corners - centers, axis=2).max(axis=1)
-        self.circles = np.column_stack([centers[:, 0], radii])
-        self.workspace = make_workspace(len(self.corners))
-        self.colors = np.empty((len(self.corners), 3))
-        self.colors[0], self.colors[1 : len(grass)] = env.bg_color, env.grass_color
-        self.colors[len(grass) :] = [color for _, color in env.road_poly]
-        self._share_colors(env, self.colors[len(grass) :])
+        corners = np.concatenate([grass, road])
+        centers = corners.mean(axis=1, keepdims=True)
+        radii = np.linalg.norm(corners - centers, axis=2).max(axis=1)
+        circles = np.column_stack([centers[:, 0], radii])
+        self.workspace = make_workspace(len(corners))
+        colors = np.empty((len(corners), 3))
+        colors[0], colors[1 : len(grass)] = env.bg_color, env.grass_color
+        colors[len(grass) :] = [color for _, color in env.road_poly]
+        self._share_colors(env, colors[len(grass) :])
+        self.ground = (corners, circles, colors)
 
     def _share_colors(self, env: CarRacing, colors: np.ndarray) -> None:
         """Make the tiles' colours views of `colors`: a tile changes its colour when driven on."""
@@ -112,12 +120,10 @@ class Renderer:
 
     def draw(self, env: CarRacing) -> np.ndarray | None:
         """The observation, uint8 (96, 96, 3), or None where Gymnasium has to draw it."""
-        view = _view(env)
-        if not math.isfinite(sum(view)):  # after a NaN action, Gymnasium's drawing raises an error
+        if not self._set_view(env):
             return None
-        self.view[:32], self.view[32:] = view, _treads(env)
         score, last_column = averaged_score(f"{env.reward:04.0f}", self.backend)
-        spans = self._draw_spans(self.shapes, last_column)
+        spans = self._draw_spans(self.ground, self.shapes, last_column)
         if spans is None:
             return None
         frame = np.empty((downscale.SIZE, 3 * downscale.SIZE), np.uint8)
@@ -125,36 +131,65 @@ class Renderer:
             return None
         return frame.reshape(downscale.SIZE, downscale.SIZE, 3)
 
-    def draw_ground(
-        self, surface: pygame.Surface, zoom: float, translation: tuple[float, float], angle: float
-    ) -> bool:
-        """Draw field, grass and road as CarRacing._render_road does. False where that has to."""
-        if surface.get_masks()[:3] != RGB_MASKS or surface.get_pitch() != 4 * WIDTH:
+    def draw_film(self, env: CarRacing) -> np.ndarray | None:
+        """The frame of `rgb_array`, uint8 (400, 600, 3), or None where Gymnasium has to draw it.
+
+        Compiled code paints the polygons, pygame draws skid marks and text and scales the surface.
+        """
+        surface = pygame.Surface((WIDTH, HEIGHT), depth=32, masks=(*RGB_MASKS, 0))
+        if not self._set_view(env) or not self._paint(surface, self.ground, self.shapes[:0]):
+            return None
+        self._draw_skid_marks(env, surface)
+        if not self._paint(surface, tuple(array[:0] for array in self.ground), self.shapes):
+            return None
+        surface = pygame.transform.flip(surface, False, True)
+        text, box = score_text(f"{env.reward:04.0f}")
+        surface.blit(text, box)
+        width, height = car_racing.VIDEO_W, car_racing.VIDEO_H
+        scaled = pygame.transform.smoothscale(surface, (width, height))
+        levels = bytearray(pygame.image.tobytes(scaled, "RGB"))  # a bytearray can be written to
+        return np.frombuffer(levels, np.uint8).reshape(height, width, 3)
+
+    def _set_view(self, env: CarRacing) -> bool:
+        """Write the view of `scene.draw_scene`. False after a NaN action: Gymnasium then raises."""
+        view = _view(env)
+        if not math.isfinite(sum(view)):
             return False
-        if not all(map(math.isfinite, (zoom, *translation, angle))):
-            return False
-        self.view[:5] = (*Vector2(1, 0).rotate_rad(angle), zoom, *translation)
-        spans = self._draw_spans(self.shapes[:0], -1)
-        if spans is None:
-            return False
-        pixels = np.asarray(surface.get_view("2")).view(np.uint32).T
-        painting.paint(spans, self.counts, self.palette, pixels)
+        self.view[:32], self.view[32:] = view, _treads(env)
         return True
 
-    def _draw_spans(self, shapes: np.ndarray, last_column: int) -> np.ndarray | None:
+    def _draw_spans(
+        self, ground: tuple[np.ndarray, ...], shapes: np.ndarray, last_column: int
+    ) -> np.ndarray | None:
         """The table that `scene.draw_scene` filled, None where Gymnasium has to draw."""
-        scene_arguments = (
-            self.counts, self.workspace, self.view, self.corners, self.circles, self.colors,
-            shapes, self.palette, last_column,
-        )  # fmt: skip
+        arguments = (*ground, shapes, self.palette, last_column)
         spans = self.narrow
-        result = scene.draw_scene(spans, *scene_arguments)
+        result = scene.draw_scene(spans, self.counts, self.workspace, self.view, *arguments)
         if result == scene.ROW_FULL:
             if self.wide is None:
                 self.wide = np.empty((HEIGHT, WIDE), np.int64)
             spans = self.wide
-            result = scene.draw_scene(spans, *scene_arguments)
+            result = scene.draw_scene(spans, self.counts, self.workspace, self.view, *arguments)
         return spans if result == scene.DRAWN else None
+
+    def _paint(
+        self, surface: pygame.Surface, ground: tuple[np.ndarray, ...], shapes: np.ndarray
+    ) -> bool:
+        """Paint the ground, or the car and the dashboard on top of what is there."""
+        spans = self._draw_spans(ground, shapes, -1)
+        if spans is None:
+            return False
+        pixels = np.asarray(surface.get_view("2")).view(np.uint32).T
+        first = 1 if len(shapes) else 0  # the first span of each row is the background
+        painting.paint(spans, first, self.counts, self.palette, pixels)
+        return True
+
+    def _draw_skid_marks(self, env: CarRacing, surface: pygame.Surface) -> None:
+        angle, (zoom, left, bottom) = -env.car.hull.angle, self.view[2:5].tolist()
+        for trace in env.car.particles:
+            rotated = [Vector2(point).rotate_rad(angle) for point in trace.poly]
+            points = [(point.x * zoom + left, point.y * zoom + bottom) for point in rotated]
+            pygame.draw.lines(surface, trace.color, False, points, 2)
 
 
 def _view(env: CarRacing) -> list[float]:

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import Box2D
 import numpy as np
-import pygame
 from gymnasium.envs.box2d import car_racing
 from gymnasium.envs.box2d.car_dynamics import Car
 from gymnasium.envs.box2d.car_racing import CarRacing
@@ -48,23 +47,14 @@ def drawing_difference(backend: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def ground_difference() -> str:
-    """Compare the ground of six full surfaces, for `render`; "" if nothing differs."""
+def film_difference() -> str:
+    """Compare six frames of `rgb_array` with Gymnasium's; "" if nothing differs."""
     env = _driven_env()
     renderer = Renderer(env)
     for number, _ in enumerate(_poses(env)):
-        angle, zoom = -env.car.hull.angle, 16.2
-        offset = pygame.math.Vector2(*(-zoom * env.car.hull.position)).rotate_rad(angle)
-        view = (zoom, (500 + offset[0], 200 + offset[1]), angle)
-        env.surf = pygame.Surface((car_racing.WINDOW_W, car_racing.WINDOW_H))
-        ours = env.surf.copy()
-        CarRacing._render_road(env, *view)
-        if not renderer.draw_ground(ours, *view):
-            return f"surface {number} of the start-up check is of another kind"
-        above = slice(100, None)  # of the dashboard
-        left, right = (pygame.surfarray.array3d(surface)[:, above] for surface in (env.surf, ours))
-        if not np.array_equal(left, right):
-            return f"surface {number} of the start-up check differs"
+        frame = renderer.draw_film(env)
+        if frame is None or not np.array_equal(frame, CarRacing._render(env, "rgb_array")):
+            return f"film frame {number} of the start-up check differs"
     return ""
 
 
