@@ -2,12 +2,28 @@
 
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from utils.cpus import cgroup_quota
 from utils.runtime import default_workers
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, which finds the modules of this repository."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
+
 
 # --- CPU quotas -----------------------------------------------------------------------------------
 
@@ -98,3 +114,53 @@ def test_workers_are_the_least_of_affinity_quota_and_variable(
     if variable is not None:
         monkeypatch.setenv("PYTHON_CPU_COUNT", variable)
     assert default_workers(machine(tmp_path, "0::/", **{"cpu.max": quota})) == expected
+
+
+# --- matplotlib's variables and files -------------------------------------------------------------
+
+PLOT = """
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from utils import runtime
+from utils.settings import CommonSettings
+from utils.viz.figures import plot_curves
+
+def main(settings):
+    plot_curves(Path(sys.argv[1]), [{"step": 1, "a": 2.0}, {"step": 5, "a": 1.0}], {"title": ["a"]})
+
+runtime.run(main, CommonSettings())
+"""
+
+
+def test_figures_are_the_same_whatever_a_user_has_set(tmp_path: Path) -> None:
+    settings = tmp_path / "matplotlibrc"
+    settings.write_text("text.usetex: True\nbackend: tkagg\nlines.linewidth: 20\n")
+    environments: list[dict[str, str]] = [
+        {},
+        {"MPLBACKEND": "module://a_package_that_is_not_installed"},
+        {"MPLBACKEND": "nonsense"},
+        {"MPLBACKEND": "tkagg", "MATPLOTLIBRC": str(settings)},
+    ]
+    figures = []
+    for number, environment in enumerate(environments):
+        path = tmp_path / f"{number}.png"
+        done = run_python(PLOT, str(path), **environment)
+        assert done.returncode == 0, done.stderr
+        figures.append(path.read_bytes())
+    assert figures[0][1:4] == b"PNG" and set(figures) == {figures[0]}
+
+
+@pytest.mark.parametrize("module", ["test_agent", "train_rnn", "tools.report.page", "tools.ablate"])
+def test_modules_are_imported_whatever_backend_is_named(module: str) -> None:
+    backend = "module://a_package_that_is_not_installed"
+    code = f"import os, {module}; assert os.environ['MPLBACKEND'] == {backend!r}"
+    done = run_python(code, MPLBACKEND=backend)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("before", ["", "import matplotlib; matplotlib.use('pdf'); "])
+def test_a_backend_that_can_be_used_is_kept_for_the_user(before: str) -> None:
+    code = before + "import utils.viz, matplotlib; print(matplotlib.get_backend())"
+    done = run_python(code, MPLBACKEND="svg")
+    assert done.stdout.split() == ["pdf" if before else "svg"], done.stderr

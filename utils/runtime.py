@@ -25,6 +25,7 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
     signal.signal(signal.SIGTERM, _terminate)
     configure_malloc()
     configure_matmul_precision()
+    ignore_plot_style()
     code, message = 0, ""
     try:
         main(settings)
@@ -65,6 +66,15 @@ def configure_matmul_precision() -> None:
     """
     if jax := sys.modules.get("jax"):  # scripts that drive without a model do not load it
         jax.config.update("jax_default_matmul_precision", "float32")
+
+
+def ignore_plot_style() -> None:
+    """Draw by matplotlib's defaults, whatever the user's matplotlibrc says.
+
+    `text.usetex` there would need LaTeX, for one.
+    """
+    if matplotlib := sys.modules.get("matplotlib"):
+        matplotlib.rcdefaults()
 
 
 def _terminate(signum: int, frame: Any) -> None:
