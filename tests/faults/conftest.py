@@ -24,7 +24,6 @@ from faults.pipeline import LOADERS, ROOT
 from faults.processes import FORK, FaultMissed, import_scripts
 from faults.references import Suite, forget_failures
 
-HERE = Path(__file__).parent
 ATTEMPTS = 5  # of a case whose fault came too late
 PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 LEDGER = pytest.StashKey[Ledger]()
@@ -39,17 +38,18 @@ ENVIRONMENT = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
-    group.addoption("--fault-dir", type=Path, default=ROOT / "runs" / "faults", metavar="DIR")
-    group.addoption("--fault-seed", type=int, default=0, help="of every random choice")
-    group.addoption("--fault-report", type=Path, metavar="DIR", help="write reliability.md there")
-    group.addoption("--fuzz-seconds", type=int, default=40, help="for each fuzzed loader")
-    group.addoption("--repeat", action="store_true", help="also run cases that have a record")
+    group.addoption("--fault-dir", type=Path, help="of records and references: runs/faults")
+    group.addoption("--fault-report", type=Path, metavar="DIR", help="write reliability.md to it")
+    group.addoption("--fault-repeat", action="store_true", help="also run what passed before")
+    group.addoption("--fault-seed", type=int, help="of every random choice: 0")
+    group.addoption("--fuzz-seconds", type=int, help="for each fuzzed reader: 40")
 
 
 def option(config: pytest.Config, name: str) -> Any:
-    """An option's value; unset where pytest was not given this folder and did not register it."""
+    """The value of an option. Without this folder as an argument, pytest does not register them."""
     defaults = {"fault_dir": ROOT / "runs" / "faults", "fault_seed": 0, "fuzz_seconds": 40}
-    return config.getoption(name, defaults.get(name))
+    value = config.getoption(name, None)
+    return defaults.get(name) if value is None else value
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     ledger = item.config.stash[LEDGER]
     facts = dict(item.user_properties)
-    if "sources" not in facts or option(item.config, "repeat"):
+    if "sources" not in facts or option(item.config, "fault_repeat"):
         return
     if ledger.holds(item.nodeid, facts["sources"]):
         item.user_properties.append(("recorded", True))
@@ -107,7 +107,8 @@ def suite(request: pytest.FixtureRequest) -> Iterator[Suite]:
             patch.setenv(name.upper(), str(value))
             jax.config.update(name, value)
         import_scripts()
-        yield Suite(folder, scratch, option(request.config, "fault_seed"))
+        seed = option(request.config, "fault_seed")
+        yield Suite(folder, scratch, seed, option(request.config, "fuzz_seconds"))
     shutil.rmtree(scratch, ignore_errors=True)
 
 

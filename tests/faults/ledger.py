@@ -21,8 +21,6 @@ import pytest
 from faults import page
 from faults.pipeline import ROOT
 
-FACTS = ("kills", "reads", "memory")  # properties of a case that the summary reports
-
 
 def pipeline_sources() -> set[Path]:
     """The modules that a case may run: the scripts, and every module of every package."""
@@ -84,9 +82,9 @@ class Ledger:
         stopped = session.shouldstop or session.shouldfail
         if not self.reported or stopped or exitstatus == pytest.ExitCode.INTERRUPTED:
             return
-        lanes = session.config.getoption("numprocesses", None) or 1
         records = [self.records[case] for case in dict.fromkeys(self.reported)]
-        self.summary = summarise(records, {**run_facts(self.seed), **cost(records, lanes)})
+        at_a_time = session.config.getoption("numprocesses", None) or 1
+        self.summary = {**run_facts(self.seed), **summarise(records, at_a_time)}
         if self.report_folder is not None:
             page.write(self.summary, self.report_folder)
 
@@ -98,45 +96,39 @@ class Ledger:
             terminalreporter.write_line(text + written)
 
 
-def cost(records: Sequence[Mapping[str, Any]], lanes: int) -> dict[str, float]:
-    """Minutes on the clock with that many cases at a time, and minutes of processor time."""
-    return {
-        "minutes": sum(record["seconds"] for record in records) / 60 / lanes,
-        "cpu_minutes": sum(record.get("cpu", 0.0) for record in records) / 60,
-    }
-
-
-def summarise(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the report is made from."""
+def summarise(records: Sequence[Mapping[str, Any]], at_a_time: int) -> dict[str, Any]:
+    """What the report is made from. `at_a_time` is the number of cases that run in parallel."""
     tried = [record for record in records if record["outcome"] != "skipped"]
-    cells: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
+    cells: dict[tuple[str, str], list[bool]] = collections.defaultdict(list)
+    reads: collections.Counter[str] = collections.Counter()
     for record in tried:
-        cell = cells[record["fault"], record["script"]]
-        cell[0] += 1
-        cell[1] += record["outcome"] == "passed"
-    reads: dict[str, int] = collections.defaultdict(int)
-    for record in tried:
+        cells[record["fault"], record["script"]].append(record["outcome"] == "passed")
         if "reads" in record:
             reads[record["fault"]] += record["reads"]
     return {
-        **facts,
+        "minutes": sum(record["seconds"] for record in records) / 60 / at_a_time,
+        "cpu_minutes": sum(record.get("cpu", 0.0) for record in records) / 60,
         "cases": len(tried),
-        "survived": sum(record["outcome"] == "passed" for record in tried),
+        "survived": sum(map(sum, cells.values())),
         "kills": sum(record.get("kills", 0) for record in tried),
         "cells": [
-            {"fault": fault, "script": script, "cases": cases, "survived": survived}
-            for (fault, script), (cases, survived) in sorted(cells.items())
+            {"fault": fault, "script": script, "cases": len(passed), "survived": sum(passed)}
+            for (fault, script), passed in sorted(cells.items())
         ],
         "reads": dict(sorted(reads.items())),
         "memory": {record["script"]: record["memory"] for record in tried if "memory" in record},
-        "failed": said(record for record in tried if record["outcome"] == "failed"),
-        "not_tried": said(record for record in records if record["outcome"] == "skipped"),
+        "failed": problems(records, "failed"),
+        "not_tried": problems(records, "skipped"),
     }
 
 
-def said(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Cases with their problems, one line each."""
-    return sorted(f"{record['case']}: {record.get('problem', '')}" for record in records)
+def problems(records: Iterable[Mapping[str, Any]], outcome: str) -> list[str]:
+    """The cases with that outcome and why, one line each."""
+    return sorted(
+        f"{record['case']}: {record.get('problem', 'see the log of the run')}"
+        for record in records
+        if record["outcome"] == outcome
+    )
 
 
 def run_facts(seed: int) -> dict[str, Any]:

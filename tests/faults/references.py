@@ -30,11 +30,12 @@ MEASURED = ("run", "round", "iterate")  # chains whose scripts are killed at mea
 
 @dataclass(frozen=True)
 class Suite:
-    """Where the suite works, and the seed of every random choice."""
+    """Where the suite works, and its options."""
 
     folder: Path  # records, references and the compilation cache; kept
     scratch: Path  # a folder for each case, removed after it
-    seed: int
+    seed: int  # of every random choice
+    fuzz_seconds: int  # for each fuzzed reader
 
     @property
     def references(self) -> Path:

@@ -165,22 +165,17 @@ def test_many_readers_at_once(suite: Suite, record_property: Record, kind: str) 
 @pytest.mark.faults("damage: fuzzing")
 @pytest.mark.parametrize("target", fuzz_target.TARGETS)
 def test_fuzzing(
-    request: pytest.FixtureRequest,
-    suite: Suite,
-    rng: np.random.Generator,
-    record_property: Record,
-    target: str,
+    suite: Suite, rng: np.random.Generator, record_property: Record, target: str
 ) -> None:
     """Atheris writes files, guided by the branches that the reader takes."""
     if find_spec("atheris") is None:
         pytest.skip("needs atheris: requirements/faults.txt")
-    seconds = request.config.getoption("fuzz_seconds", 40)
     with scratch(suite) as folder:
         seeds = folder / "seeds"
         seeds.mkdir()
         write_seeds(seeds, target, rng)
         command = [sys.executable, "-m", "faults.fuzz_target", target]
-        command += [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=3000"]
+        command += [f"-max_total_time={suite.fuzz_seconds}", "-timeout=20", "-rss_limit_mb=3000"]
         command += [f"-seed={suite.seed + 1}", "-verbosity=1", "-max_len=20000", str(seeds)]
         path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
         done = subprocess.run(
