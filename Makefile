@@ -43,7 +43,7 @@ $(VENV)/installed-lint: requirements/lint.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements/lint.txt
 	touch $@
 
-# atheris guides the fuzzing. It has no wheels for some machines; the other trials run without it.
+# atheris guides the fuzzing. It has no wheels for some machines; the other cases run without it.
 $(VENV)/installed-faults: requirements/faults.txt $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --requirement requirements/faults.txt || true
 	touch $@

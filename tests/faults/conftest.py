@@ -152,8 +152,9 @@ def _run_case(item: pytest.Function, sender: Connection) -> None:
     if call.excinfo is not None:
         missed = (FaultMissed, pytest.skip.Exception)
         outcome = "skipped" if call.excinfo.errisinstance(missed) else "failed"
-        problem = str(call.excinfo.value).partition("\n")[0]
-        text = problem if outcome == "skipped" else str(call.excinfo.getrepr(style="short"))
+        skipped = outcome == "skipped"
+        text = str(call.excinfo.value if skipped else call.excinfo.getrepr(style="short"))
+        problem = (text if skipped else call.excinfo.exconly()).partition("\n")[0]
         item.user_properties.append(("problem", problem))
     _reap_children()
     item.user_properties.append(("cpu", _cpu_seconds()))

@@ -186,7 +186,8 @@ def test_fuzzing(
             env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": path},
         )
     runs = re.search(r"Done (\d+) runs", done.stderr)
-    assert done.returncode == 0 and runs, (done.stdout + done.stderr)[-3000:]
+    output = done.stdout + done.stderr
+    assert done.returncode == 0 and runs, f"exit code {done.returncode}: {output[-3000:]}"
     record_property("reads", int(runs[1]))
     if coverage := re.findall(r"cov: (\d+)", done.stderr):
         record_property("branches covered", int(coverage[-1]))
