@@ -101,8 +101,9 @@ def main() -> None:
         try:
             with guarded():
                 found = corpus.read(path, kind)
-        except UserError as failure:
-            assert str(path) in str(failure) and "\n" not in str(failure)
+        except UserError as refusal:
+            message = str(refusal)
+            assert str(path) in message and "\n" not in message, repr(message)
             return
         # With valid checksums the numbers may differ, but not what kind of numbers they are.
         if kind == "checkpoint":
