@@ -183,6 +183,11 @@ def test_an_unknown_array_is_refused_and_nothing_is_unpacked(tmp_path: Path, nam
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", folder, folder / "7.npz"]
 
 
+def test_control_characters_in_an_array_s_name_are_escaped(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "7.npz", {**arrays_in(small_episode()), "a\n\x1b[2Jb": np.zeros(1)})
+    assert r"a\n\x1b[2Jb" in refusal(tmp_path / "7.npz")
+
+
 def test_a_latent_file_is_no_episode_and_an_episode_no_latent_file(tmp_path: Path) -> None:
     write_arrays(tmp_path / "7.npz", latents_in(small_episode()))
     assert "frames" in refusal(tmp_path / "7.npz")

@@ -88,7 +88,9 @@ def _check_directory(path: Path, archive: zipfile.ZipFile, expected: set[str]) -
     names = archive.namelist()
     if set(names) != expected:
         difference = ", ".join(sorted(set(names) ^ expected)[:4])
-        raise CorruptFileError(path, f"missing or unknown arrays: {difference[:200]}")
+        # A hostile name may hold a newline or a terminal's control characters.
+        printable = difference[:200].encode("unicode_escape").decode()[:200]
+        raise CorruptFileError(path, f"missing or unknown arrays: {printable}")
     if len(names) != len(expected):
         twice = next(name for name in names if names.count(name) > 1)
         raise CorruptFileError(path, f"{twice} is there twice")
