@@ -103,9 +103,10 @@ faults: $(VENV)/installed-faults  ## every fault against every script: 40 minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults --quiet --numprocesses 2 \
 		--dist worksteal --fault-report docs
 
-lint: $(VENV)/installed-lint  ## style
+lint: $(VENV)/installed-lint  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The rows of PyTorch and EnvPool are omitted on machines that these have no wheels for.
 $(VENV)/installed-benchmarks: requirements/benchmarks.txt $(VENV)/installed

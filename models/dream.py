@@ -149,8 +149,11 @@ def open_loop(
 ) -> tuple[Float[Array, "steps latent"], Prediction]:
     """Dream along given actions: the imagined z after each of them, and each prediction."""
 
-    def step(state: DreamState, row: tuple) -> tuple[DreamState, tuple[Array, Prediction]]:
-        state, prediction = imagine(rnn, state, *row, temperature)
+    def step(
+        state: DreamState, row: tuple[Array, MixtureNoise]
+    ) -> tuple[DreamState, tuple[Array, Prediction]]:
+        action, noise = row
+        state, prediction = imagine(rnn, state, action, noise, temperature)
         return state, (state.z, prediction)
 
     _, (z, predictions) = jax.lax.scan(step, start, (actions, noise))

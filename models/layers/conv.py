@@ -12,6 +12,8 @@ than the arithmetic. `conv_transpose2d` is a stride-1 convolution that outputs c
 Axes of a kernel: row, column, channels of the large image, channels of the small image.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -64,7 +66,8 @@ def _cells_to_pixels(cells: Float[Array, "*batch cells cells depth"]) -> LargeIm
 def _conv2d(x: LargeImage, kernel: Kernel) -> SmallImage:
     patches = _patches_by_row(x, len(kernel))
     rows = kernel.reshape(len(patches), -1, kernel.shape[-1])
-    return sum(patch @ row for patch, row in zip(patches, rows, strict=True))
+    total: Any = sum(patch @ row for patch, row in zip(patches, rows, strict=True))
+    return total
 
 
 def _conv_transpose2d(y: SmallImage, kernel: Kernel) -> LargeImage:

@@ -9,7 +9,7 @@ import collections
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -57,7 +57,7 @@ def cut_window(episode: LatentEpisode, start: int, length: int) -> Window:
     """Rows start … start + length − 1 of an episode, padded with zeros after its end."""
     stop = min(start + length, len(episode.actions))
 
-    def rows(array: np.ndarray, shift: int = 0) -> np.ndarray:
+    def rows(array: np.ndarray, shift: int = 0) -> Any:  # NumPy, where a Window names JAX arrays
         part = array[start + shift : stop + shift]
         if len(part) == length:
             return part

@@ -109,7 +109,7 @@ def _sample_moments(
         np.pad(array[:steps], ((0, longest - steps), (0, 0)))
         for array in (episode.mu, episode.actions)
     )
-    return dream_states_at(rnn, z, actions, rows)
+    return dream_states_at(rnn, jnp.asarray(z), jnp.asarray(actions), jnp.asarray(rows))
 
 
 def save_start_states(

@@ -77,7 +77,7 @@ def atomic_replace(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write(file)` on a temporary file that then replaces `path`; see `atomic_replace`."""
     with atomic_replace(path) as temporary, open(temporary, "wb") as file:
         write(file)

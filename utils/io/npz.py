@@ -136,7 +136,8 @@ def _read_member(
     path: Path, archive: zipfile.ZipFile, key: str, rule: tuple[str, Shape], steps: int
 ) -> np.ndarray:
     kind, pattern = rule
-    expected = tuple({"T": steps, "T+1": steps + 1}.get(size, size) for size in pattern)
+    lengths: dict[int | str, int | str] = {"T": steps, "T+1": steps + 1}
+    expected = tuple(lengths.get(size, size) for size in pattern)
     with _member(path, archive, key) as file:
         shape, fortran_order, dtype = _header(file)
         if shape != expected or fortran_order:

@@ -15,7 +15,8 @@ from utils.io.checkpoints import load_controller, load_rnn, load_vae
 from utils.io.run_folder import AgentFiles, check_compatible
 from utils.sim.tasks import CARS_PER_BATCH
 
-ACTION_LOW, ACTION_HIGH = np.float32([-1, 0, 0]), np.float32([1, 1, 1])  # steer, gas, brake
+ACTION_LOW = np.array([-1, 0, 0], np.float32)  # steer, gas, brake
+ACTION_HIGH = np.array([1, 1, 1], np.float32)
 
 
 @eqx.filter_jit

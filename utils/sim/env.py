@@ -24,6 +24,7 @@ class Driver(Protocol):
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         """Frame uint8 (64, 64, 3) -> action float32 (3): steer −1..1, gas 0..1, brake 0..1."""
+        ...
 
 
 def make_environment(name: str = "fast", render_mode: str | None = None) -> gymnasium.Env:

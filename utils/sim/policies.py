@@ -6,6 +6,7 @@ The script exists to make data and yardsticks. V and M see only frames, actions,
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -165,8 +166,9 @@ class ScriptedDriver:
 
     def reset(self, environment: gymnasium.Env) -> None:
         """Learn the environment's current track."""
-        self.car = environment.unwrapped.car
-        self.line = Centerline(environment.unwrapped.track)
+        world: Any = environment.unwrapped  # CarRacing, ours or Gymnasium's
+        self.car = world.car
+        self.line = Centerline(world.track)
         self.index: int | None = None
         self.doze, self.knock, self.stamp = HeldAction(), HeldAction(), HeldAction()
 

@@ -54,18 +54,28 @@ def load_agent(files: AgentFiles) -> Any:
 
 
 def make_driver(task: DriveTask) -> Driver:
-    """The driver of a task, with a random generator seeded by driver, seed and track."""
-    names = (*MODES, "scripted")
-    rng = np.random.default_rng([task.seed, names.index(task.driver), task.track])
+    """The driver of a task."""
+    if task.driver in AGENT_MODES:
+        return make_agent_driver(task)
+    rng = driver_rng(task)
     if task.driver == "random":
         return RandomDriver(rng)
     if task.driver == "scripted":
         return ScriptedDriver(DrivingStyle(), rng)
-    if task.driver not in AGENT_MODES:
-        return ScriptedDriver(sample_style(task.driver, rng), rng)
+    return ScriptedDriver(sample_style(task.driver, rng), rng)
+
+
+def make_agent_driver(task: DriveTask) -> ExploringDriver:
+    """The driver of a task that an agent drives."""
     assert task.agent is not None
     exploration = task.exploration if task.driver == "iterative" else 0.0
-    return ExploringDriver(load_agent(task.agent), exploration, rng)
+    return ExploringDriver(load_agent(task.agent), exploration, driver_rng(task))
+
+
+def driver_rng(task: DriveTask) -> np.random.Generator:
+    """A random generator seeded by driver, seed and track."""
+    names = (*MODES, "scripted")
+    return np.random.default_rng([task.seed, names.index(task.driver), task.track])
 
 
 def drive_all(
@@ -137,7 +147,7 @@ def drive_side_by_side(
 ) -> Iterator[tuple[DriveTask, Episode]]:
     """Drive the tasks of one agent at the same time, each in its slot of the agent's batch."""
     cars = {slot_of(task): task for task in tasks}
-    noises = {slot: make_driver(task).noise for slot, task in cars.items()}
+    noises = {slot: make_agent_driver(task).noise for slot, task in cars.items()}
     environments = {
         slot: wrap(task, make_environment(task.environment)) for slot, task in cars.items()
     }

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -53,7 +53,7 @@ def _follow_parent() -> None:
 class Pool(NamedTuple):
     """Where tasks are done: on this machine or on a cluster."""
 
-    submit: Callable[[Callable[[TaskT], ResultT], TaskT], "Future[ResultT]"]
+    submit: Callable[[Callable[[Any], Any], Any], "Future[Any]"]
     size: int  # tasks done at a time
     deaths: tuple[type[BaseException], ...]  # what a future raises whose worker died or hung
     attempts: int  # so many of these, and the task is given up
@@ -108,7 +108,7 @@ def dask_pool(address: str, timeout: float) -> Iterator[Pool]:
     # Of a cluster that is gone it would print a traceback; what there is to say, we say.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
-        client = distributed.Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
+        client: Any = distributed.Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UserError(f"no Dask scheduler answers at {address}: {error}") from None
     with client:

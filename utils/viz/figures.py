@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from utils.io.files import write_atomically
 
@@ -62,6 +63,6 @@ def save_image(image: np.ndarray, path: Path) -> None:
     write_atomically(path, lambda file: Image.fromarray(image).save(file, format="png"))
 
 
-def to_uint8(frames: np.ndarray) -> np.ndarray:
+def to_uint8(frames: ArrayLike) -> np.ndarray:
     """Frames of floats 0..1 -> uint8 0..255."""
     return np.clip(np.rint(np.asarray(frames) * 255), 0, 255).astype(np.uint8)
