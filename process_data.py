@@ -98,7 +98,7 @@ def main(settings: Settings) -> None:
     with locked(settings.data_dir), timed(settings.data_dir, "process_data"):
         episodes = scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA)
         # However many are damaged: they are encoded again.
-        found = scan_latents(settings.data_dir, header.sizes["latent"], tolerated=1.0)
+        found = scan_latents(settings.data_dir, header.sizes["latent"], max_corrupt_share=1.0)
         latents = {entry.path: entry for entry in found}
         wanted = {latent_path(settings, entry): entry for entry in episodes}
         for path in (settings.data_dir / "latents").glob("*/[!.]*.npz"):

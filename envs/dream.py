@@ -152,7 +152,7 @@ def load_starts(run_dir: Path, rnn: MDNRNN, data_dir: Path | None) -> StartState
     path = run_dir / "starts.eqx"
     if not path.exists():
         raise UserError(f"{path} is missing: run train_dream.py, or name a data_dir with latents/")
-    header, start_states = load_start_states(path)
+    header, start_states = load_start_states(path, rnn)
     check_compatible(path, header.inputs, "rnn", run_dir / "rnn.eqx")
     return start_states
 

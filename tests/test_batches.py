@@ -1,6 +1,9 @@
 """What V and M learn from, batch by batch: every row where it belongs, none lost, none twice."""
 
+import doctest
+import inspect
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 import utils.data.frames
+from utils.data import targets
 from utils.data.episodes import (
     EPISODE_SCHEMA,
     Episode,
@@ -50,7 +54,7 @@ def tagged_episode(number: int, steps: int) -> LatentEpisode:
     )
 
 
-def test_a_row_is_what_was_seen_done_and_caused() -> None:
+def test_a_row_has_a_step_and_what_it_caused() -> None:
     episode = tagged_episode(7, steps=5)
     window = cut_window(episode, start=1, length=3)
     for row in range(3):
@@ -144,7 +148,7 @@ def test_lanes_begin_in_different_parts() -> None:
     assert {row for _, row in first} == set(range(0, 1000, 100))
 
 
-def test_a_schedule_goes_on_where_it_stopped() -> None:
+def test_a_resumed_schedule_equals_an_uninterrupted_one() -> None:
     whole = list(itertools.islice(lane_schedule(STEPS, 3, 4, seed=5), 40))
     resumed = list(itertools.islice(lane_schedule(STEPS, 3, 4, seed=5), 17, 40))
     assert resumed == whole[17:]
@@ -199,13 +203,22 @@ def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
 TILE = 3.3
 
 
+@pytest.mark.parametrize(
+    "function", [f for _, f in inspect.getmembers(targets, inspect.isfunction)], ids=repr
+)
+def test_the_examples_in_the_docstrings_of_targets_hold(function: Callable) -> None:
+    (examples,) = doctest.DocTestFinder(recurse=False).find(function)
+    assert examples.examples
+    assert not doctest.DocTestRunner().run(examples).failed
+
+
 def drive_of(steps: int, tiles: list[int]) -> np.ndarray:
     rewards = np.full(steps, -0.1, np.float32)
     rewards[tiles] += TILE
     return rewards
 
 
-def test_a_drive_is_lost_where_no_tile_comes_in_time() -> None:
+def test_a_drive_has_failed_where_no_tile_comes_in_time() -> None:
     nobody_left = np.zeros(300, bool)
     # Tiles up to step 40, and one at 150: hindsight says lost from 41 on, until it is near again.
     lost = failed_steps(drive_of(300, [0, 40, 150]), nobody_left)
@@ -225,7 +238,7 @@ def test_a_drive_is_lost_where_no_tile_comes_in_time() -> None:
     np.testing.assert_array_equal(failed_steps(drive_of(110, [60]), left), left)
 
 
-def test_what_comes_after_a_whole_lap_is_left_out() -> None:
+def test_steps_after_a_whole_lap_are_left_out() -> None:
     tiles = np.arange(0, 900, 3)  # 300 tiles of 1000 / 300 points
     rewards = np.full(1000, -0.1, np.float32)
     rewards[tiles] += 1000 / 300
@@ -363,7 +376,7 @@ def test_a_file_damaged_since_the_scan_is_left_out(
     assert said.count(str(victim)) == 1
 
 
-def test_others_stand_in_for_a_shard_that_cannot_be_read(
+def test_other_episodes_replace_a_shard_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", 1)  # an episode a shard
@@ -380,7 +393,7 @@ def test_others_stand_in_for_a_shard_that_cannot_be_read(
         next(frame_batches(damaged[:1], 4, seed=0, start=0))
 
 
-def test_spread_frames_come_from_all_over(entries: list[EpisodeFile]) -> None:
+def test_evenly_spaced_frames_come_from_all_episodes(entries: list[EpisodeFile]) -> None:
     tags = tags_of(evenly_spaced_frames(entries, 12))
     assert len(tags) == len(set(tags)) == 12
     assert {seed for seed, _ in tags} == set(FRAME_STEPS)

@@ -44,7 +44,7 @@ def flag(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_flags_the_defaults_are_the_laptop_s(name: str) -> None:
+def test_without_flags_the_defaults_are_those_of_the_laptop(name: str) -> None:
     assert parse(name) == parse(name, "--preset", "laptop") == SCRIPTS[name].Settings()
 
 
@@ -87,7 +87,7 @@ def test_help_is_complete(name: str, capsys: pytest.CaptureFixture[str]) -> None
         assert expected.replace(" ", "") in entry.replace(" ", "")[:600]
 
 
-def test_help_shows_the_preset_s_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse("collect_data", "--preset", "quick", "--help")
     steps = SCRIPTS["collect_data"].PRESETS["quick"]["episodes"]
@@ -181,7 +181,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, UserError])
-def test_what_main_was_at_has_ended_before_the_exit(
+def test_generators_of_main_end_before_the_exit(
     error: Callable[[], BaseException],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -276,7 +276,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
 
 
-def test_0_leaves_the_menu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_0_exits_the_menu(monkeypatch: pytest.MonkeyPatch) -> None:
     ask(monkeypatch, "0\n")
     with pytest.raises(SystemExit) as caught:
         SCRIPTS["collect_data"].main(parse("collect_data"))
@@ -290,7 +290,7 @@ def test_each_number_is_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
         assert SCRIPTS["collect_data"].ask_mode() == mode
 
 
-def test_an_empty_answer_takes_the_preset_s_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_answer_takes_the_episodes_of_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     ask(monkeypatch, "\n12\n")
     assert SCRIPTS["collect_data"].ask_episodes(24) == 24
     assert SCRIPTS["collect_data"].ask_episodes(24) == 12

@@ -124,13 +124,13 @@ def test_an_episode_has_the_same_bytes_whatever_the_number_of_workers(
     assert digests(tmp_path / "1") == digests(tmp_path / "3")
 
 
-def test_more_drives_than_workers_fill_the_lanes(agent: AgentFiles) -> None:
+def test_more_tasks_than_workers_fill_the_batches(agent: AgentFiles) -> None:
     tasks = [DriveTask(track, "on-policy", 25, agent=agent) for track in (7, 8, 9, 11, 12)]
     assert [len(group.tasks) for group in batch_tasks(tasks, 2)] == [2, 2, 1]
     assert [len(group.tasks) for group in batch_tasks(tasks, 5)] == [1] * 5
 
 
-def test_actions_with_noise_stay_inside_the_action_space_and_are_remembered(
+def test_noisy_actions_stay_in_the_action_space_and_update_the_memory(
     agent: AgentFiles,
 ) -> None:
     task = DriveTask(3, "iterative", 30, exploration=1.0, agent=agent)

@@ -44,7 +44,7 @@ def area_average(frame: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("high", [2, 256])
-def test_shrinking_is_exact_area_averaging(high: int) -> None:
+def test_resizing_is_exact_area_averaging(high: int) -> None:
     frame = np.random.default_rng(high).integers(0, high, (96, 96, 3)).astype(np.uint8)
     frame *= 255 // (high - 1)
     small = resize_frame(frame)
@@ -52,7 +52,7 @@ def test_shrinking_is_exact_area_averaging(high: int) -> None:
     np.testing.assert_array_equal(small, area_average(frame))
 
 
-def test_shrinking_keeps_plain_colours() -> None:
+def test_resizing_keeps_plain_colours() -> None:
     for level in (0, 1, 254, 255):
         np.testing.assert_array_equal(
             resize_frame(np.full((96, 96, 3), level, np.uint8)), np.full((64, 64, 3), level)
@@ -69,7 +69,7 @@ def recorded() -> Episode:
     return episode
 
 
-def test_rows_are_what_their_actions_caused(recorded: Episode) -> None:
+def test_rows_have_what_their_actions_caused(recorded: Episode) -> None:
     oracle = gymnasium.make("CarRacing-v3")
     observation, _ = oracle.reset(seed=80_000_001)
     np.testing.assert_array_equal(recorded.frames[0], area_average(observation))
@@ -147,7 +147,7 @@ def test_random_driving_moves_the_car() -> None:
     assert np.median(distances) > 30
 
 
-def test_driving_depends_on_seed_mode_and_track_alone() -> None:
+def test_a_driver_depends_only_on_seed_mode_and_track() -> None:
     def first_actions(mode: str, track: int, seed: int) -> np.ndarray:
         environment = PhysicsOnly()
         return drive_episode(
@@ -163,7 +163,7 @@ def test_driving_depends_on_seed_mode_and_track_alone() -> None:
         assert (first_actions("aggressive", 5, 0) != expected).any()
 
 
-def test_aggressive_driving_is_faster_and_recovery_is_knocked_off() -> None:
+def test_aggressive_driving_is_faster_and_recovery_leaves_the_road() -> None:
     def drive_as(style: DrivingStyle) -> tuple[float, float]:
         """The highest share of the allowed speed, and the farthest from the centre line."""
         environment = PhysicsOnly()
@@ -185,12 +185,14 @@ def test_aggressive_driving_is_faster_and_recovery_is_knocked_off() -> None:
     styles = (
         DrivingStyle(),
         DrivingStyle(pace=1.5),
-        DrivingStyle(knock_chance=0.02),
-        DrivingStyle(doze_chance=0.02),
+        DrivingStyle(swerve_chance=0.02),
+        DrivingStyle(freeze_chance=0.02),
     )
-    usual, aggressive, knocked, dozing = map(drive_as, styles)
+    usual, aggressive, swerving, frozen = map(drive_as, styles)
     assert usual[0] < 1.25 < aggressive[0]
-    assert usual[1] < 6.7 < min(aggressive[1], knocked[1], dozing[1])  # half the road is 6.67 units
+    assert (
+        usual[1] < 6.7 < min(aggressive[1], swerving[1], frozen[1])
+    )  # half the road is 6.67 units
 
 
 def test_centerline_slows_for_corners_in_time() -> None:

@@ -54,7 +54,7 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.endswith(TEMPORARY_SUFFIX)]
 
 
-def test_a_written_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+def test_writing_leaves_one_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.npz"
     write_atomically(path, lambda file: file.write(b"first"))
     write_atomically(path, lambda file: file.write(b"second"))
@@ -70,7 +70,7 @@ def test_temporary_names_match_no_pattern_of_readers(tmp_path: Path) -> None:
     assert list(tmp_path.glob("[!.]*.npz")) == [tmp_path / "7.npz"]
 
 
-def test_kill_in_the_middle_keeps_the_old_bytes_and_the_next_run_sweeps(tmp_path: Path) -> None:
+def test_a_kill_keeps_the_old_bytes_and_the_next_run_removes_the_orphan(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "model.eqx"
     write_atomically(path, lambda file: file.write(b"old"))
     child = start_child(
@@ -94,14 +94,14 @@ def test_kill_in_the_middle_keeps_the_old_bytes_and_the_next_run_sweeps(tmp_path
     assert path.read_bytes() == b"old"
 
 
-def test_sweep_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+def test_other_files_are_not_removed_as_orphans(tmp_path: Path) -> None:
     for name in ("7.npz", ".hidden", "notes.partial", ".8.npz.123.partial"):
         (tmp_path / name).write_bytes(b"")
     remove_orphans(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".hidden", "7.npz", "notes.partial"]
 
 
-def test_sweep_leaves_what_a_living_process_writes(tmp_path: Path) -> None:
+def test_the_file_of_a_live_process_is_not_removed(tmp_path: Path) -> None:
     """Of a run in a folder below, say, which holds a lock of its own."""
     with atomic_replace(tmp_path / "below" / "7.npz") as temporary:
         temporary.write_bytes(b"half")
@@ -230,7 +230,7 @@ def test_resumed_metrics_equal_uninterrupted_ones(tmp_path: Path) -> None:
     assert cut.read_bytes() == whole.read_bytes()
 
 
-def test_what_an_earlier_try_of_the_same_training_recorded_is_dropped(tmp_path: Path) -> None:
+def test_records_of_an_earlier_attempt_are_dropped(tmp_path: Path) -> None:
     """A search that goes on records what it begins with, before any state of it is saved."""
     metrics = Metrics(tmp_path / "m.jsonl", 0)
     metrics.append(step=1, first=0, real=1.0)
@@ -240,13 +240,13 @@ def test_what_an_earlier_try_of_the_same_training_recorded_is_dropped(tmp_path: 
     assert [(r["step"], r["first"]) for r in read_metrics(metrics.path)] == [(1, 0), (2, 0), (2, 2)]
 
 
-def test_records_that_are_none_are_left_out(tmp_path: Path) -> None:
+def test_incomplete_records_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b'{"step": 1}\n[]\n3\n{"loss": 2}\n{"step": "x"}\n\xff\xfe\n{"step": 2}\n')
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]
 
 
-def test_metrics_from_scratch_forget_the_last_run(tmp_path: Path) -> None:
+def test_metrics_from_scratch_drop_the_last_run(tmp_path: Path) -> None:
     Metrics(tmp_path / "m.jsonl", 0).append(step=5, loss=1.0)
     Metrics(tmp_path / "m.jsonl", 0)
     assert read_metrics(tmp_path / "m.jsonl") == []

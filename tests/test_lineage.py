@@ -82,7 +82,7 @@ def run(tmp_path: Path) -> Run:
 BEGIN = ("begin", 0, 0, "")
 
 
-def test_nothing_there_begins(run: Run) -> None:
+def test_an_empty_folder_begins(run: Run) -> None:
     assert run.plan() == run.plan(fresh=True) == BEGIN
 
 
@@ -110,7 +110,7 @@ def test_new_episodes_continue_from_the_last_weights(run: Run) -> None:
     assert run.plan(data="d2", fresh=True) == BEGIN
 
 
-def test_how_long_to_go_on_may_change(run: Run) -> None:
+def test_the_length_of_a_continuation_may_change(run: Run) -> None:
     sha256, longer = run.finished(step=10), {"continue_steps": 99}
     assert run.plan(settings=longer)[0] == "finished"
     assert run.plan(data="d2", settings=longer) == ("continue", 10, 10, sha256)
@@ -168,7 +168,7 @@ def test_another_model_below_begins_and_is_named(run: Run) -> None:
     assert "rnn" in run.reason
 
 
-def test_a_model_below_that_went_on_learning_counts_as_the_same(run: Run) -> None:
+def test_a_model_below_that_was_trained_further_counts_as_the_same(run: Run) -> None:
     sha256 = run.finished()
     assert run.plan(rnn="r2", data="d2", successors={"rnn": "r1"}) == ("continue", 10, 10, sha256)
     assert run.plan(rnn="r2", data="d2", successors={"rnn": "r0"}) == BEGIN
@@ -177,7 +177,7 @@ def test_a_model_below_that_went_on_learning_counts_as_the_same(run: Run) -> Non
 
 
 @pytest.mark.parametrize("which", ["final", "state"])
-def test_a_damaged_file_is_for_the_user_to_decide_about(run: Run, which: str) -> None:
+def test_a_damaged_file_is_an_error(run: Run, which: str) -> None:
     path = getattr(run, which)
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match=str(path)):
@@ -489,7 +489,7 @@ def test_a_checkpoint_of_unknown_precision_is_refused(tmp_path: Path, rnn: MDNRN
     del fields["header_sha256"]
     fields["header_sha256"] = checkpoints._digest(fields)
     path.write_bytes(json.dumps(fields, sort_keys=True).encode() + b"\n" + leaves)
-    refused(path, match="damaged or no checkpoint")
+    refused(path, match="damaged or not a checkpoint .*: unknown precision")
 
 
 def test_settings_that_a_script_does_not_have_are_named(

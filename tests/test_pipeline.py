@@ -209,7 +209,7 @@ def test_stale_latents_are_refused_then_encoded_anew(own: Workshop) -> None:
     before = own.files("data/latents/**/*.npz")
     said = own.succeed("run_vae_training.py")
     assert "going on from the last weights" in said
-    assert "latent files are of another VAE" in failure(own.run("train_rnn.py"))
+    assert "latent files were made with another VAE" in failure(own.run("train_rnn.py"))
     assert own.files("data/latents/**/*.npz") == before
     episodes = len(own.files("data/rollouts/**/*.npz"))
     assert f"{episodes} episodes, {episodes} to encode" in own.succeed("process_data.py")

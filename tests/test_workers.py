@@ -136,7 +136,7 @@ def test_what_a_task_raises_is_raised_here_and_not_tried_again(tmp_path: Path) -
         list(run_tasks(complain, [(5, "")], workers=1))
 
 
-def test_workers_have_one_thread_and_no_accelerator_and_we_keep_our_environment(
+def test_workers_have_one_thread_and_no_accelerator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "mine")
@@ -148,7 +148,7 @@ def test_workers_have_one_thread_and_no_accelerator_and_we_keep_our_environment(
     assert dict(os.environ) == before
 
 
-def test_environment_is_restored_and_workers_end_when_results_are_left(tmp_path: Path) -> None:
+def test_workers_end_and_the_environment_is_restored_when_the_loop_is_left(tmp_path: Path) -> None:
     before = dict(os.environ)
     results = run_tasks(square, ((n, str(tmp_path)) for n in range(100)), workers=1)
     next(results)

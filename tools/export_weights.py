@@ -94,7 +94,7 @@ def start_states_of(
     """
     path = settings.run_dir / "starts.eqx"
     if path.exists():
-        header, states = load_start_states(path)
+        header, states = load_start_states(path, agent.rnn)
         check_compatible(path, header.inputs, "rnn", files.rnn)
         return header.inputs["data"], states
     if not (settings.data_dir / "latents").exists():

@@ -1,1 +1,1 @@
-"""What the six scripts share: files, data, real drives and pictures."""
+"""What the six scripts share: settings, files, data, the real environment and figures."""

@@ -1,6 +1,6 @@
 """How a script runs: exit codes, signals, the device, workers and progress.
 
-Exit codes: 0 done, 1 a failure said in one line, 2 wrong usage, 130 interrupted (143 by SIGTERM).
+Exit codes: 0 done, 1 an error said in one line, 2 wrong usage, 130 interrupted (143 by SIGTERM).
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from utils.settings import SettingsT
 
 
 def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoReturn:
-    """Run `main(settings)` and exit with the code that fits how it ended."""
+    """Run `main(settings)` and exit with the code that describes how it ended."""
     signal.signal(signal.SIGTERM, _terminate)
     configure_malloc()
     configure_matmul_precision()
@@ -31,25 +31,25 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
         main(settings)
         sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as stop:
-        # A second Ctrl-C would replace the exit code, or disturb the stopping of workers.
+        # A second Ctrl-C must not change the exit code or interrupt the shutdown of workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        interrupted = 130, "interrupted; the same command goes on from where it was"
+        interrupted = 130, "interrupted; run the same command to resume"
         code, message = (stop.code, "") if isinstance(stop, SystemExit) else interrupted
     except (UserError, OSError, MemoryError) as error:
         if settings.debug:
             raise
         code, message = 1, _plain(error)
-    # Only outside of these clauses is what `main` held let go of: its generators end, and with
-    # them their workers, for which an exit would wait forever.
+    # After the except clauses the traceback no longer refers to the generators of `main`. They end
+    # here and stop their workers, for which the exit would otherwise wait forever.
     _exit(code, message)
 
 
 def configure_malloc() -> None:
-    """Let the C library keep what is freed for what is allocated next, where it is glibc.
+    """Configure glibc to reuse freed memory instead of returning it to the kernel.
 
-    XLA allocates the working memory of a step anew at every step. glibc gives such blocks back to
-    the kernel, which clears each page of them when it is next touched: a third of a gradient step
-    of V. In a single arena that is never trimmed they are used again as they are.
+    XLA allocates its working memory at every step. glibc returns such large blocks to the kernel,
+    which clears each page when it is used again; that takes a third of a gradient step of V. A
+    single arena that is never trimmed avoids it. No effect with another C library.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version"):
@@ -60,11 +60,12 @@ def configure_malloc() -> None:
 
 
 def configure_matmul_precision() -> None:
-    """Have a GPU multiply float32 as float32: by default it rounds to TF32's ten bits.
+    """Multiply float32 matrices in full precision on a GPU, whose default is TF32.
 
-    The models are held equal to float64 references within float32. Without effect on a CPU.
+    TF32 has ten bits of mantissa, which is less than the tests of the models allow. No effect on a
+    CPU.
     """
-    if jax := sys.modules.get("jax"):  # scripts that drive without a model do not load it
+    if jax := sys.modules.get("jax"):  # not loaded by scripts that need no model
         jax.config.update("jax_default_matmul_precision", "float32")
 
 
@@ -90,7 +91,7 @@ def _plain(error: BaseException) -> str:
 def _exit(code: Any, message: str) -> typing.NoReturn:
     try:
         sys.stdout.flush()
-    except OSError:  # nobody reads it or its disk is full; the interpreter would say so again
+    except OSError:  # a closed pipe or a full disk; the interpreter would report it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if message:
         print(f"{program_name()}: {message}", file=sys.stderr)
@@ -98,7 +99,7 @@ def _exit(code: Any, message: str) -> typing.NoReturn:
 
 
 def progress(total: int, unit: str, initial: int = 0, label: str | None = None) -> tqdm:
-    """A bar with rate and time left; in a log file a line a while, in place of ten a second."""
+    """A progress bar with rate and time left. In a log file it prints a line every 15 seconds."""
     return tqdm(
         total=total,
         unit=unit,
@@ -112,8 +113,8 @@ def progress(total: int, unit: str, initial: int = 0, label: str | None = None) 
 
 
 def describe_device() -> str:
-    """The JAX device in use, in words, for the first line that a script prints."""
-    import jax  # here, so that scripts which drive without a model start without JAX
+    """The JAX device in use, for the first line that a script prints."""
+    import jax  # here, because scripts that need no model start faster without JAX
 
     device = jax.devices()[0]
     cores = f", {default_workers()} cores" if device.platform == "cpu" else ""

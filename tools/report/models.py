@@ -81,7 +81,7 @@ def dream_strips(run: RunRecord, episode: Episode, caption: str) -> Raw:
     shown = replay(vae, rnn, part, start)
     rows = {
         "Real": part.frames[[start + k for k in steps]],
-        "Seen by V": shown.seen[[start + k for k in steps]],
+        "Seen by V": shown.reconstructed[[start + k for k in steps]],
         "Dreamed": shown.dreamed[[k - 1 for k in steps]],
     }
     seconds = [f"{k / FRAMES_PER_SECOND:g} s" for k in steps]

@@ -1,1 +1,1 @@
-"""Episodes: from files to what V, M and the dream learn from and start at."""
+"""Episodes on disk, and the batches and start states made from them."""

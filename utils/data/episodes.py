@@ -1,4 +1,4 @@
-"""The data contract: episode files, latent files, and how they are found."""
+"""The data contract: episode files, latent files, and scans of folders of them."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ EPISODE_SCHEMA: dict[str, tuple[str, Shape]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """One drive of T steps. Row t is what was seen, what was done, and what that caused."""
+    """One episode of T steps. Row t has frame t, action t, and the reward and end it caused."""
 
     frames: np.ndarray  # uint8 (T+1, 64, 64, 3)
     actions: np.ndarray  # float32 (T, 3)
@@ -55,12 +55,12 @@ class Episode:
 
     @property
     def score(self) -> float:
-        """Sum of the rewards, the figure that the field reports."""
+        """The return: the sum of the rewards."""
         return float(np.sum(self.rewards, dtype=np.float64))
 
 
 def latent_schema(latent: int) -> dict[str, tuple[str, Shape]]:
-    """The arrays of a latent file for `latent` dimensions."""
+    """The arrays of a latent file with `latent` dimensions."""
     return {
         "mu": ("float32", ("T+1", latent)),
         "logvar": ("float32", ("T+1", latent)),
@@ -70,19 +70,14 @@ def latent_schema(latent: int) -> dict[str, tuple[str, Shape]]:
 
 def write_episode(path: Path, episode: Episode) -> None:
     """Write an episode file, atomically."""
-    write_arrays(
-        path,
-        {
-            "frames": episode.frames,
-            **step_arrays(episode),
-        },
-    )
+    write_arrays(path, {"frames": episode.frames, **step_arrays(episode)})
 
 
 def step_arrays(episode: Episode, origin: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """All arrays of an episode but its frames, by their names on file.
+    """All arrays of an episode except its frames, by their names in the file.
 
-    `origin` is added to the provenance: what a latent file was made from.
+    `origin` is added to the provenance of a latent file: the sha256 of the VAE and the
+    fingerprint of the episode.
     """
     provenance = {**episode.provenance, **(origin or {})}
     return {
@@ -99,12 +94,12 @@ def step_arrays(episode: Episode, origin: Mapping[str, str] | None = None) -> di
 def read_episode(path: Path) -> Episode:
     """Read and check an episode file. Raises CorruptFileError."""
     arrays = read_arrays(path, EPISODE_SCHEMA)
-    rows = np.abs(arrays["actions"])
-    if (rows > 1).any() or (arrays["actions"][:, 1:] < 0).any():
+    actions = arrays["actions"]
+    if (np.abs(actions) > 1).any() or (actions[:, 1:] < 0).any():
         raise CorruptFileError(path, "actions: outside the action space")
     return Episode(
         frames=arrays["frames"],
-        actions=arrays["actions"],
+        actions=actions,
         rewards=arrays["rewards"],
         terminated=arrays["terminated"],
         truncated=arrays["truncated"],
@@ -126,50 +121,55 @@ def _parse_provenance(path: Path, text: np.ndarray) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeFile:
-    """What a scan knows of a file without reading its large arrays."""
+    """What a scan reads of an episode file or a latent file: all but its large arrays."""
 
     path: Path
     mode: str
     seed: int
     steps: int
-    fingerprint: str  # hex; changes with any byte of any array
+    fingerprint: str  # of `fingerprint_of`
     provenance: dict[str, Any]
 
     @property
     def held_out(self) -> bool:
-        """Whether V and M keep this episode for validation."""
+        """Whether V and M use this episode only for their validation losses."""
         return is_held_out(self.seed)
 
     def read(
-        self, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None = None
+        self, schema: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """`read_arrays` of the very file that was scanned. Raises CorruptFileError."""
-        return read_arrays(self.path, contract, names, self.fingerprint)
+        """Read arrays. Raises CorruptFileError, also if the file changed since the scan."""
+        return read_arrays(self.path, schema, names, self.fingerprint)
 
 
 def scan_files(
     folder: Path,
-    contract: Mapping[str, tuple[str, Shape]],
+    schema: Mapping[str, tuple[str, Shape]],
     names: Iterable[str] | None = ("seed", "provenance", "rewards"),
-    tolerated: float = MAX_CORRUPT_SHARE,
+    max_corrupt_share: float = MAX_CORRUPT_SHARE,
 ) -> list[EpisodeFile]:
-    """The trustworthy files of `folder`/<mode>/<seed>.npz, in order of mode and seed.
+    """Scan the files `folder`/<mode>/<seed>.npz, in order of mode and seed.
 
-    Of each file the zip directory and the arrays `names` (None: all) are read. Damaged files are
-    named on stderr and left out; more than the `tolerated` share of them is a UserError.
+    Corrupt files are named on stderr and left out.
+
+    Args:
+        folder: data/rollouts or data/latents.
+        schema: the arrays that each file must have.
+        names: the arrays to read and check; None for all.
+        max_corrupt_share: raise UserError if more than this share of the files is corrupt.
     """
     paths = [path for mode in MODES for path in sorted((folder / mode).glob("[!.]*.npz"))]
-    aside = CorruptFileLog(len(paths), "left out", tolerated)
-    return aside.read_all(paths, lambda path: _entry(path, contract, names))
+    corrupt = CorruptFileLog(len(paths), "left out", max_corrupt_share)
+    return corrupt.read_all(paths, lambda path: _entry(path, schema, names))
 
 
 def _entry(
-    path: Path, contract: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None
+    path: Path, schema: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None
 ) -> EpisodeFile:
-    arrays = read_arrays(path, contract, names)
+    arrays = read_arrays(path, schema, names)
     seed = int(arrays["seed"])
     if path.stem != str(seed):
-        raise CorruptFileError(path, f"seed: {seed} in a file of another name")
+        raise CorruptFileError(path, f"seed: {seed} does not match the file name")
     with zipfile.ZipFile(path) as archive:
         fingerprint = fingerprint_of(archive)
     return EpisodeFile(
@@ -183,26 +183,27 @@ def _entry(
 
 
 def scan_latents(
-    data_dir: Path, latent: int, tolerated: float = MAX_CORRUPT_SHARE
+    data_dir: Path, latent: int, max_corrupt_share: float = MAX_CORRUPT_SHARE
 ) -> list[EpisodeFile]:
-    """`scan_files` for latent files, which are small: every array of them is read and checked."""
-    return scan_files(data_dir / "latents", latent_schema(latent), None, tolerated)
+    """`scan_files` for latent files. They are small, so every array is read and checked."""
+    return scan_files(data_dir / "latents", latent_schema(latent), None, max_corrupt_share)
 
 
 def dataset_fingerprint(entries: Iterable[EpisodeFile]) -> str:
-    """Hex sha256 of a set of files: which there are, and every byte in them."""
+    """Hex sha256 of a set of files: their modes, seeds and contents."""
     lines = sorted(f"{entry.mode}/{entry.seed}/{entry.fingerprint}" for entry in entries)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def find_latents(data_dir: Path, latent: int, vae_sha256: str) -> list[EpisodeFile]:
-    """The latent files of `data_dir`; UserError if there are none, or if some are another VAE's."""
+    """The latent files of `data_dir`. Raises UserError if there are none or if some are stale."""
     entries = scan_latents(data_dir, latent)
     if not entries:
         raise UserError(f"no latents in {data_dir / 'latents'}: run process_data.py")
     stale = [entry for entry in entries if entry.provenance.get("vae") != vae_sha256]
     if stale:
         raise UserError(
-            f"{len(stale)} latent files are of another VAE, as {stale[0].path}: run process_data.py"
+            f"{len(stale)} latent files were made with another VAE, such as {stale[0].path}: "
+            "run process_data.py"
         )
     return entries

@@ -1,9 +1,8 @@
-"""Batches of frames from more episodes than fit in memory.
+"""Batches of frames for V, from more episodes than fit in memory.
 
-Episodes are shuffled, then read shard by shard; the frames of a shard are shuffled again. Which
-frames batch number n holds follows from the seed alone, so a resumed run sees what an
-uninterrupted one would have seen. At most two shards are in memory: one in use, one being read,
-and the few episodes that are being unpacked.
+Episodes are shuffled and read in shards, and the frames of a shard are shuffled again. The frames
+in batch n depend only on the seed, so a resumed run sees the same batches as an uninterrupted one.
+At most two shards are in memory, one in use and one being read.
 """
 
 import itertools
@@ -17,11 +16,11 @@ from utils.data.prefetch import read_ahead
 from utils.errors import UserError
 from utils.io.npz import CorruptFileLog
 
-SHARD_FRAMES = 20_000  # 250 MB of frames, some twenty episodes: mixed enough for V
+SHARD_FRAMES = 20_000  # 250 MB, about twenty episodes, which mixes frames well enough for V
 
 
 def shuffled_shards(entries: Sequence[EpisodeFile], seed: int) -> Iterator[list[EpisodeFile]]:
-    """Endless shards: each epoch, every episode once, in another order."""
+    """Endless shards. Each epoch has every episode once, in a new order."""
     for epoch in itertools.count():
         order = np.random.default_rng([seed, epoch]).permutation(len(entries))
         shard: list[EpisodeFile] = []
@@ -35,17 +34,17 @@ def shuffled_shards(entries: Sequence[EpisodeFile], seed: int) -> Iterator[list[
 
 
 def count_frames(shard: Sequence[EpisodeFile]) -> int:
-    """How many frames the episodes of a shard hold."""
+    """Number of frames in the episodes of a shard."""
     return sum(entry.steps + 1 for entry in shard)
 
 
 def read_frames(entry: EpisodeFile) -> np.ndarray:
-    """Frames of an episode, uint8 (T+1, 64, 64, 3). Raises CorruptFileError."""
+    """The frames of an episode, uint8 (T+1, 64, 64, 3). Raises CorruptFileError."""
     return entry.read(EPISODE_SCHEMA, ("frames",))["frames"]
 
 
-def read_shard(shard: Sequence[EpisodeFile], aside: CorruptFileLog) -> np.ndarray:
-    """All frames of a shard, uint8 (n, 64, 64, 3), without those of damaged files."""
+def read_shard(shard: Sequence[EpisodeFile], corrupt: CorruptFileLog) -> np.ndarray:
+    """All frames of a shard, uint8 (n, 64, 64, 3), without those of corrupt files."""
     frames = np.empty((count_frames(shard), *FRAME_SHAPE), np.uint8)
     reads, count = read_ahead(read_frames, shard), 0
 
@@ -55,26 +54,25 @@ def read_shard(shard: Sequence[EpisodeFile], aside: CorruptFileLog) -> np.ndarra
         frames[count : count + len(part)] = part
         count += len(part)
 
-    aside.read_all(shard, read)
+    corrupt.read_all(shard, read)
     return frames[:count]
 
 
 def frame_batches(
     entries: Sequence[EpisodeFile], batch: int, seed: int, start: int
 ) -> Iterator[np.ndarray]:
-    """Endless batches, uint8 (batch, 64, 64, 3), from batch number `start` on."""
+    """Endless batches, uint8 (batch, 64, 64, 3), beginning with batch number `start`."""
 
     def batches_in(shard: list[EpisodeFile]) -> int:
         return max(1, count_frames(shard) // batch)
 
-    aside = CorruptFileLog(len(entries), "left out")
+    corrupt = CorruptFileLog(len(entries), "left out")
 
     def read(shard: list[EpisodeFile]) -> np.ndarray:
-        frames = read_shard(shard, aside)
-        # The last shard of an epoch may be one episode: if that is damaged, all others stand in.
-        frames = (
-            frames if len(frames) else evenly_spaced_frames(entries, count_frames(shard), aside)
-        )
+        frames = read_shard(shard, corrupt)
+        # The last shard of an epoch may be a single corrupt episode. Others then replace it.
+        if not len(frames):
+            frames = evenly_spaced_frames(entries, count_frames(shard), corrupt)
         if not len(frames):
             raise UserError("no episode can be read")
         return frames
@@ -85,31 +83,30 @@ def frame_batches(
         start -= batches_in(shard)
         number, shard = next(numbered)
     with ThreadPoolExecutor(1) as reader:
-        reading = reader.submit(read, shard)
+        pending = reader.submit(read, shard)
         while True:
-            frames, count = reading.result(), batches_in(shard)
-            order = np.random.default_rng([seed, number, len(shard)]).permutation(
-                count_frames(shard)
-            )
+            frames, count, total = pending.result(), batches_in(shard), count_frames(shard)
+            order = np.random.default_rng([seed, number, len(shard)]).permutation(total)
             number, shard = next(numbered)
-            reading = reader.submit(read, shard)
+            pending = reader.submit(read, shard)
             for position in range(start, count):
-                # Fewer frames than a batch needs, or than the scan saw, are used again.
+                # The modulo repeats frames if there are fewer than a batch needs, or fewer than
+                # expected because a file is corrupt.
                 rows = np.arange(position * batch, (position + 1) * batch) % len(order)
                 yield frames[order[rows] % len(frames)]
             start = 0
 
 
 def evenly_spaced_frames(
-    entries: Sequence[EpisodeFile], count: int, aside: CorruptFileLog | None = None
+    entries: Sequence[EpisodeFile], count: int, corrupt: CorruptFileLog | None = None
 ) -> np.ndarray:
     """Up to `count` frames spread evenly over the episodes, uint8 (n, 64, 64, 3)."""
-    aside = aside or CorruptFileLog(len(entries), "left out")
+    corrupt = corrupt or CorruptFileLog(len(entries), "left out")
     each = -(-count // max(1, len(entries)))
 
     def pick(entry: EpisodeFile) -> np.ndarray:
         frames = read_frames(entry)
         return frames[np.linspace(0, len(frames) - 1, min(each, len(frames))).astype(int)]
 
-    picked = aside.read_all(entries[:count], pick)
+    picked = corrupt.read_all(entries[:count], pick)
     return np.concatenate(picked)[:count] if picked else np.empty((0, *FRAME_SHAPE), np.uint8)

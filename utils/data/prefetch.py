@@ -1,4 +1,4 @@
-"""Files read ahead in threads, side by side: unpacking them lets go of Python's lock."""
+"""Read files ahead in threads. Decompression releases Python's global interpreter lock."""
 
 import collections
 import itertools
@@ -17,12 +17,12 @@ READER_THREADS = min(16, default_workers())  # each may hold an episode of 12 MB
 def read_ahead(
     read: Callable[[ItemT], ResultT], items: Iterable[ItemT]
 ) -> Iterator[Future[ResultT]]:
-    """`read(item)` of every item, in order; THREADS of them are always under way."""
+    """`read(item)` for every item, in order. READER_THREADS calls run at the same time."""
     waiting = iter(items)
     with ThreadPoolExecutor(READER_THREADS) as readers:
         first = itertools.islice(waiting, READER_THREADS)
-        reading = collections.deque(readers.submit(read, item) for item in first)
-        while reading:
-            done = reading.popleft()
-            reading.extend(readers.submit(read, item) for item in itertools.islice(waiting, 1))
+        pending = collections.deque(readers.submit(read, item) for item in first)
+        while pending:
+            done = pending.popleft()
+            pending.extend(readers.submit(read, item) for item in itertools.islice(waiting, 1))
             yield done

@@ -1,8 +1,8 @@
-"""Windows of latent episodes for a recurrent model that carries its state.
+"""Windows of latent episodes, for training a recurrent model that keeps its state.
 
-A batch is a set of lanes. Each lane plays whole episodes, one after another, `length` steps a
-window; the window that ends an episode is padded and masked, and the lane's state is reset for
-the next episode. Which rows a window holds follows from seed and number alone.
+A batch has a number of lanes. Each lane plays whole episodes one after another, `length` steps per
+window. The window at the end of an episode is padded and masked, and the lane's state is reset
+for the next episode. The rows in a window depend only on the seed and the batch number.
 """
 
 import collections
@@ -14,42 +14,41 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from models.rnn import STEP_REWARD, Window
+from models.rnn import Window
 from utils.data.episodes import EpisodeFile, latent_schema
 from utils.data.prefetch import READER_THREADS
-from utils.data.targets import failed_steps, lap_steps, smooth_rewards
+from utils.data.targets import clip_penalty, failed_steps, lap_steps, smooth_rewards
 
 
 class LatentEpisode(NamedTuple):
-    """A latent file in memory: T steps."""
+    """A latent file in memory: T steps, with the targets of utils/data/targets.py."""
 
     mu: np.ndarray  # float32 (T+1, latent)
     logvar: np.ndarray  # float32 (T+1, latent)
     actions: np.ndarray  # float32 (T, 3)
     rewards: np.ndarray  # float32 (T), points, smoothed
-    failed: np.ndarray  # bool (T), as `failed_steps` says
+    failed: np.ndarray  # bool (T)
 
 
 class Batch(NamedTuple):
-    """What one gradient step learns from."""
+    """The input of one gradient step."""
 
     window: Window  # leaves with axes (lanes, length)
-    resets: np.ndarray  # bool (lanes): this window begins an episode, its state is zero
+    resets: np.ndarray  # bool (lanes): the window begins an episode, so the state starts at zero
 
 
 def read_latent_episode(entry: EpisodeFile, latent: int, smoothing: int) -> LatentEpisode:
-    """Read a latent file, but for what comes after a whole lap. Raises CorruptFileError."""
+    """Read a latent file up to the end of a whole lap. Raises CorruptFileError."""
     arrays = entry.read(latent_schema(latent))
     steps = lap_steps(arrays["rewards"])
     rewards = arrays["rewards"][:steps]
-    left = (arrays["terminated"] & ~arrays["lap_finished"])[:steps]
+    left_playfield = (arrays["terminated"] & ~arrays["lap_finished"])[:steps]
     return LatentEpisode(
         mu=arrays["mu"][: steps + 1],
         logvar=arrays["logvar"][: steps + 1],
         actions=arrays["actions"][:steps],
-        # The −100 of leaving the playfield belongs to the end head.
-        rewards=smooth_rewards(np.maximum(rewards, STEP_REWARD), smoothing),
-        failed=failed_steps(rewards, left),
+        rewards=smooth_rewards(clip_penalty(rewards), smoothing),
+        failed=failed_steps(rewards, left_playfield),
     )
 
 
@@ -79,32 +78,33 @@ def cut_window(episode: LatentEpisode, start: int, length: int) -> Window:
 def lane_schedule(
     steps: Sequence[int], lanes: int, length: int, seed: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """Endless: for each batch, (episode, first row) of every lane; `steps` is each episode's T.
+    """Endless (episode, first row) of every lane, one list per batch. `steps` has each episode's T.
 
-    A lane that is done takes the next episode of an endless stream of shuffled epochs. The first
-    episodes begin somewhere inside, or all lanes would be in the same part of a lap.
+    A lane that reaches the end of an episode takes the next one from an endless stream of shuffled
+    epochs. The first episode of each lane begins at a random window; otherwise all lanes would be
+    in the same part of a lap.
     """
     rng = np.random.default_rng([seed, len(steps)])
     stream = itertools.chain.from_iterable(rng.permutation(len(steps)) for _ in itertools.count())
-    places = []
+    positions = []
     for _ in range(lanes):
         episode = int(next(stream))
         windows = -(-steps[episode] // length)
-        places.append((episode, length * int(rng.integers(windows))))
+        positions.append((episode, length * int(rng.integers(windows))))
     while True:
-        yield list(places)
-        for lane, (episode, start) in enumerate(places):
+        yield list(positions)
+        for lane, (episode, start) in enumerate(positions):
             more = start + length < steps[episode]
-            places[lane] = (episode, start + length) if more else (int(next(stream)), 0)
+            positions[lane] = (episode, start + length) if more else (int(next(stream)), 0)
 
 
 def window_batches(
     read: Callable[[int], LatentEpisode], schedule: Iterator[list[tuple[int, int]]], length: int
 ) -> Iterator[Batch]:
-    """The batches of a schedule; `read(episode)` is called when a lane gets to an episode.
+    """The batches of a schedule. Calls `read(episode)` when a lane begins an episode.
 
-    In memory are the episodes that the lanes are in or get to next: their files are read, and the
-    next batch is built, while a gradient step runs.
+    Only the present and the next episode of each lane are in memory. Threads read files and build
+    the next batch while a gradient step runs.
     """
     episodes: dict[int, Future[LatentEpisode]] = {}
 
@@ -115,16 +115,16 @@ def window_batches(
 
     with ThreadPoolExecutor(READER_THREADS) as readers, ThreadPoolExecutor(1) as builder:
 
-        def begin(places: list[tuple[int, int]]) -> Future[Batch]:
-            for episode in set(episodes) - {episode for episode, _ in places}:
+        def begin(positions: list[tuple[int, int]]) -> Future[Batch]:
+            for episode in set(episodes) - {episode for episode, _ in positions}:
                 del episodes[episode]
-            for episode, _ in places:
+            for episode, _ in positions:
                 if episode not in episodes:
                     episodes[episode] = readers.submit(read, episode)
-            return builder.submit(build, [(episodes[episode], row) for episode, row in places])
+            return builder.submit(build, [(episodes[episode], row) for episode, row in positions])
 
-        begun = collections.deque([begin(next(schedule)), begin(next(schedule))])
-        for places in schedule:
-            batch = begun.popleft().result()
-            begun.append(begin(places))
+        pending = collections.deque([begin(next(schedule)), begin(next(schedule))])
+        for positions in schedule:
+            batch = pending.popleft().result()
+            pending.append(begin(positions))
             yield batch

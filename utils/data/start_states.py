@@ -1,4 +1,4 @@
-"""Where dreams begin: moments of real episodes, with the memory that a driver has there."""
+"""Start states of dreams: moments of real episodes, each a latent and M's memory at it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,27 +12,32 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.dream import DreamState
 from models.evaluation import states_before
-from models.rnn import MDNRNN, LSTMState
+from models.rnn import MDNRNN
 from utils.data.episodes import ZOOM_STEPS, EpisodeFile
 from utils.data.sequences import LatentEpisode, read_latent_episode
 from utils.data.splits import AGENT_MODES
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 
-MAX_EPISODES, STATES_PER_EPISODE = 192, 24  # read for the bank, and moments taken from each
+MAX_EPISODES, STATES_PER_EPISODE = 192, 24
 
 
 class StartStates(NamedTuple):
-    """Moments to begin from, in three groups: (moments, latent) and (moments, hidden)."""
+    """Start states in three groups, each with leaves (states, ...)."""
 
-    resets: DreamState  # first frames, with an empty memory
-    on_policy: DreamState  # moments of the agent's own drives; the others' if there are none
-    others: DreamState
+    resets: DreamState  # first frames of episodes, with M's initial state
+    on_policy: DreamState  # from episodes that an agent drove; from the others if there are none
+    others: DreamState  # from the other episodes; from the agent's if there are none
 
     def sample(
         self, key: PRNGKeyArray, dreams: int, reset_share: float, on_policy_share: float
     ) -> DreamState:
-        """A batch of starts, in fixed shares of the groups, drawn at random inside each."""
+        """A batch of `dreams` states: exact shares of the groups, random within each group.
+
+        Args:
+            reset_share: share of `resets`.
+            on_policy_share: share of `on_policy` among the rest.
+        """
         resets = round(dreams * reset_share)
         on_policy = round((dreams - resets) * on_policy_share)
         counts = (resets, on_policy, dreams - resets - on_policy)
@@ -43,16 +48,16 @@ class StartStates(NamedTuple):
     def sample_one(
         self, key: PRNGKeyArray, reset_share: float, on_policy_share: float
     ) -> DreamState:
-        """One start, for dreams that begin one by one: the shares are the groups' chances."""
-        luck_key, *keys = jax.random.split(key, 4)
-        luck = jax.random.uniform(luck_key)
+        """One state, leaves without a batch axis. The shares are the groups' probabilities."""
+        group_key, *keys = jax.random.split(key, 4)
+        u = jax.random.uniform(group_key)
         bounds = jnp.array([reset_share, reset_share + (1 - reset_share) * on_policy_share])
-        group = (luck >= bounds).sum()
+        group = (u >= bounds).sum()
         parts = [_pick(k, part, 1) for k, part in zip(keys, self, strict=True)]
         return jax.tree.map(lambda *x: jnp.concatenate(x)[group], *parts)
 
-    def features(self) -> Float[Array, "moments features"]:
-        """[z, h] at all moments, what the controller gets to see."""
+    def features(self) -> Float[Array, "states features"]:
+        """The controller's inputs [z, h] at all states except the resets."""
         groups = (self.on_policy, self.others)
         return jnp.concatenate(
             [jnp.concatenate([group.z, group.memory.hidden], -1) for group in groups]
@@ -66,17 +71,18 @@ def _pick(key: PRNGKeyArray, group: DreamState, count: int) -> DreamState:
 
 @eqx.filter_jit
 def dream_states_at(
-    rnn: MDNRNN, z: Float[Array, "time latent"], actions: Array, rows: Int[Array, " moments"]
+    rnn: MDNRNN, z: Float[Array, "time latent"], actions: Array, rows: Int[Array, " states"]
 ) -> DreamState:
-    """Where a driver stands at these rows of an episode: leaves (moments, ...)."""
+    """The latents and M's memory before these rows of an episode, leaves (states, ...)."""
     states = states_before(rnn, z, actions)
-    return DreamState(z[rows], LSTMState(states.hidden[rows], states.cell[rows]))
+    return DreamState(z[rows], jax.tree.map(lambda leaf: leaf[rows], states))
 
 
 def build_start_states(entries: Sequence[EpisodeFile], rnn: MDNRNN, seed: int) -> StartStates:
-    """Take moments from up to EPISODES episodes, half of them the agent's own where it drove.
+    """Take STATES_PER_EPISODE states from each of up to MAX_EPISODES episodes.
 
-    The newest of its drives are taken first: they are the ones nearest to the present agent.
+    Up to half of the episodes are an agent's, the newest ones, because those are the closest to
+    what the present agent does.
     """
     rng = np.random.default_rng([seed, len(entries)])
     own = [entry for entry in entries if entry.mode in AGENT_MODES]
@@ -90,21 +96,19 @@ def build_start_states(entries: Sequence[EpisodeFile], rnn: MDNRNN, seed: int) -
         for entry in part:
             episode = read_latent_episode(entry, rnn.latent, smoothing=1)
             resets.append(episode.mu[0])
-            states.append(_sample_moments(rnn, episode, longest, rng))
+            states.append(_sample_states(rnn, episode, longest, rng))
         groups.append(jax.tree.map(lambda *x: jnp.concatenate(x), *states))
-    first = jnp.stack(resets)
-    empty = jax.tree.map(lambda s: jnp.zeros((len(resets), *s.shape)), rnn.initial_state())
-    return StartStates(DreamState(first, empty), *groups)
+    return StartStates(DreamState(jnp.stack(resets), rnn.initial_state(len(resets))), *groups)
 
 
-def _sample_moments(
+def _sample_states(
     rnn: MDNRNN, episode: LatentEpisode, longest: int, rng: np.random.Generator
 ) -> DreamState:
     steps = len(episode.actions)
-    # A drive that is lost already has nothing to teach; only if all of it is, it must serve.
-    alive = np.flatnonzero(~episode.failed[ZOOM_STEPS:]) + ZOOM_STEPS
-    rows = rng.choice(alive if len(alive) else np.arange(steps), STATES_PER_EPISODE)
-    # Padded to one length: one compilation. What comes after the rows does not matter to them.
+    # Neither from the zoom at the start nor after a failure, unless the episode has nothing else.
+    usable = np.flatnonzero(~episode.failed[ZOOM_STEPS:]) + ZOOM_STEPS
+    rows = rng.choice(usable if len(usable) else np.arange(steps), STATES_PER_EPISODE)
+    # One length for all episodes saves recompilation. The padding comes after all rows.
     z, actions = (
         np.pad(array[:steps], ((0, longest - steps), (0, 0)))
         for array in (episode.mu, episode.actions)
@@ -115,25 +119,20 @@ def _sample_moments(
 def save_start_states(
     path: Path, start_states: StartStates, inputs: dict[str, str], precision: str = "float32"
 ) -> None:
-    """Write start states, atomically; `inputs` are the sha256 of what they were made from."""
-    latent, hidden = (
-        x.shape[-1] for x in (start_states.others.z, start_states.others.memory.hidden)
-    )
-    moments = {name: group.z.shape[0] for name, group in start_states._asdict().items()}
-    sizes = {"latent": latent, "hidden": hidden, **moments}
+    """Write start states, atomically. `inputs` has the sha256 of the files they come from."""
+    others = start_states.others
+    counts = {name: group.z.shape[0] for name, group in start_states._asdict().items()}
+    sizes = {"latent": others.z.shape[-1], "hidden": others.memory.hidden.shape[-1], **counts}
     checkpoints.save(path, Header("dream starts", sizes, {}, inputs, {}, precision), start_states)
 
 
-def load_start_states(path: Path) -> tuple[Header, StartStates]:
-    """A bank and its header. Raises UserError, as every checkpoint."""
+def load_start_states(path: Path, rnn: MDNRNN) -> tuple[Header, StartStates]:
+    """Start states for `rnn`, and their header. Raises UserError, as every checkpoint does."""
 
     def build(header: Header) -> StartStates:
-        latent, hidden = header.sizes["latent"], header.sizes["hidden"]
-
         def group(name: str) -> DreamState:
-            moments = header.sizes[name]
-            memory = LSTMState(*jnp.zeros((2, moments, hidden)))
-            return DreamState(jnp.zeros((moments, latent)), memory)
+            states = header.sizes[name]
+            return DreamState(jnp.zeros((states, rnn.latent)), rnn.initial_state(states))
 
         return StartStates(*map(group, StartStates._fields))
 

@@ -1,7 +1,7 @@
-"""Checkpoints: one JSON line that says what is in the file, then the leaves.
+"""Checkpoints: a JSON header on the first line, then the leaves of a pytree.
 
-The header records the constructor's arguments, the settings, the sha256 of the inputs and that
-of the leaves; the file's own sha256 is the model's name in every lineage.
+The header records the arguments of the constructor, the settings, and the sha256 of the inputs and
+of the leaves. Other headers refer to a checkpoint by the sha256 of its file.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from utils.io.renames import with_current_names
 FORMAT = "world-model-checkpoint 1"
 MAX_HEADER_BYTES = 1_000_000
 PRECISIONS = ("float32", "float16")
-CHANGED = "is damaged: its sha256 is not the one in its header"
+DAMAGED = "is damaged: its sha256 is not the one in its header"
 
 TreeT = TypeVar("TreeT")
 
@@ -40,15 +40,15 @@ class Header:
     """The first line of a checkpoint."""
 
     kind: str  # "vae", "rnn", "controller", or one of these + " training"
-    sizes: dict[str, int]  # constructor arguments
-    settings: dict[str, Any]  # of the script that made it
-    inputs: dict[str, str]  # sha256 of what it was made from
-    progress: dict[str, Any]  # steps done and what else a script wants to say
-    precision: str = "float32"  # of the leaves on file; in memory they are float32
+    sizes: dict[str, int]  # arguments of the constructor
+    settings: dict[str, Any]  # of the script that wrote it
+    inputs: dict[str, str]  # sha256 of the files it was made from
+    progress: dict[str, Any]  # steps done, and other facts for later scripts
+    precision: str = "float32"  # of the leaves in the file; in memory they are float32
 
 
 def save(path: Path, header: Header, tree: Any) -> None:
-    """Write a checkpoint, atomically. Same header and leaves, same bytes."""
+    """Write a checkpoint, atomically. The same header and leaves give the same bytes."""
     payload = io.BytesIO()
     eqx.tree_serialise_leaves(payload, _in_precision(header.precision, tree))
     leaves = payload.getvalue()
@@ -66,14 +66,19 @@ def read_header(path: Path) -> Header:
     with _opened(path) as file:
         header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
         if sha256_of_rest(file) != sha256:
-            raise UserError(f"{path} {CHANGED}")
+            raise UserError(f"{path} {DAMAGED}")
         return header
 
 
 def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Header, TreeT]:
-    """Read a checkpoint onto the shapes of `build(header)`, which is never computed.
+    """Read a checkpoint.
 
-    UserError says if it is of another kind or architecture, or if its bytes were changed.
+    Args:
+        path: the file.
+        kind: the expected `Header.kind`.
+        build: gives a tree of the right shapes for a header. It is traced, not computed.
+
+    Raises UserError if the file is missing, damaged, or of another kind or architecture.
     """
     with _opened(path) as file:
         header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
@@ -83,15 +88,15 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
             shapes = eqx.filter_eval_shape(
                 lambda header: _in_precision(header.precision, build(header)), header
             )
-            # Not a byte more than the model can have: the file may be endless.
+            # A file may be endless, so read no more than the model needs, and one byte.
             size = min(_bytes_on_file(shapes), os.fstat(file.fileno()).st_size)
             leaves = file.read(size + 1)
             if hashlib.sha256(leaves).hexdigest() != sha256:
-                raise UserError(f"{path} {CHANGED}")
+                raise UserError(f"{path} {DAMAGED}")
             stream = io.BytesIO(leaves)
             tree = eqx.tree_deserialise_leaves(stream, shapes, _read_leaf)
             if stream.read(1):
-                raise ValueError("it has more leaves")
+                raise ValueError("the file has more leaves")
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} holds a {kind} of another architecture: {reason}") from error
@@ -115,17 +120,17 @@ def _parse(path: Path, line: bytes) -> tuple[Header, str]:
     try:
         fields = json.loads(line)
         if fields.pop("header_sha256") != _digest(fields):
-            raise ValueError("another sha256")
+            raise ValueError("wrong sha256")
         if fields.pop("format") != FORMAT:
-            raise ValueError("another format")
+            raise ValueError("unknown format")
         sha256, header = fields.pop("sha256"), Header(**fields)
         for name in ("sizes", "settings", "inputs", "progress"):
             if not isinstance(getattr(header, name), dict):
-                raise TypeError(f"{name} is no object")
+                raise TypeError(f"{name} is not an object")
         if not all(isinstance(size, int) for size in header.sizes.values()):
-            raise TypeError("a size is no number")
+            raise TypeError("a size is not an integer")
         if header.precision not in PRECISIONS:
-            raise ValueError("another precision")
+            raise ValueError("unknown precision")
         settings = with_current_names(header.settings)
         progress = {
             name: with_current_names(value) if isinstance(value, dict) else value
@@ -133,11 +138,13 @@ def _parse(path: Path, line: bytes) -> tuple[Header, str]:
         }
         return dataclasses.replace(header, settings=settings, progress=progress), sha256
     except READ_ERRORS as error:
-        raise UserError(f"{path} is damaged or no checkpoint of this project") from error
+        reason = " ".join(str(error).split())[:200]
+        note = f"{path} is damaged or not a checkpoint of this project"
+        raise UserError(f"{note}: {reason}") from error
 
 
 def _read_leaf(file: BinaryIO, like: Any) -> Any:
-    """The next leaf of a file, of the very dtype: JAX would make floats of doubles unasked."""
+    """The next leaf of a file. Its dtype must match: JAX would convert it silently."""
     if not isinstance(like, jax.ShapeDtypeStruct):
         return eqx.default_deserialise_filter_spec(file, like)
     array = np.load(file, allow_pickle=False)
@@ -147,9 +154,9 @@ def _read_leaf(file: BinaryIO, like: Any) -> Any:
 
 
 def _check_numbers(path: Path, kind: str, tree: Any) -> None:
-    """UserError names the first leaf with a NaN in it, or in a model with an infinity.
+    """Raise UserError that names the first leaf with a NaN, or in a model with an infinity.
 
-    A search's state may hold infinity: the best that it has seen, before it has seen any.
+    The state of a search may contain infinity: its best value before the first generation.
     """
     for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if eqx.is_inexact_array(leaf):
@@ -160,7 +167,7 @@ def _check_numbers(path: Path, kind: str, tree: Any) -> None:
 
 
 def _in_precision(precision: str, tree: TreeT) -> TreeT:
-    """The tree with its floating-point arrays in this precision."""
+    """The tree with its floating-point arrays cast to this precision."""
 
     def cast(leaf: Any) -> Any:
         return leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf
@@ -169,7 +176,7 @@ def _in_precision(precision: str, tree: TreeT) -> TreeT:
 
 
 def _bytes_on_file(shapes: Any) -> int:
-    """The most that the leaves of a tree of shapes can take on file, with their .npy headers."""
+    """Upper bound of the size of the leaves in a file, with their .npy headers."""
     leaves = jax.tree.leaves(shapes)
     return sum(1024 + math.prod(x.shape) * x.dtype.itemsize for x in leaves if hasattr(x, "shape"))
 
@@ -179,7 +186,7 @@ def _digest(fields: dict[str, Any]) -> str:
 
 
 def count_parameters(tree: Any) -> int:
-    """How many numbers the arrays of a tree hold."""
+    """Number of parameters in a pytree."""
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
 
 

@@ -1,7 +1,7 @@
-"""Checked .npz files: every array is compared with a contract before it is read.
+"""Checked .npz files: every array is compared with a schema before it is read.
 
-An array's dtype and shape are compared from its .npy header, and its size with the zip directory,
-before its bytes are read; nothing is ever unpickled.
+The dtype, the shape and the size of an array are checked from the .npy header and the zip
+directory before its bytes are read. Nothing is ever unpickled.
 """
 
 import contextlib
@@ -19,25 +19,25 @@ import numpy as np
 from utils.errors import UserError
 from utils.io.files import READ_ERRORS, open_regular, write_atomically
 
-# A shape entry "T" is the number of steps, "T+1" the number of observations.
+# A size "T" is the number of steps, "T+1" the number of observations.
 Shape = tuple[int | str, ...]
-MAX_STEPS_ON_FILE = 100_000  # a hundred times the longest episode; anything above is hostile
+MAX_STEPS_ON_FILE = 100_000  # a hundred times the longest episode; a larger array is hostile
 MAX_TEXT_LENGTH = 20_000
-COMPRESSION_LEVEL = 3  # zlib: within 8 % of level 6's size at a third of its time
-# NumPy parses headers by `ast`, which in some Pythons (as 3.11) counts its depth for all threads
-# together: two at once now and then end in "AST constructor recursion depth mismatch".
-PARSER = threading.Lock()
-MAX_CORRUPT_SHARE = 0.05  # share of damaged files above which a stage stops
+COMPRESSION_LEVEL = 3  # of zlib: 8% larger than level 6 in a third of the time
+# NumPy parses headers with `ast`. Python 3.11 counts the recursion depth of `ast` for all threads
+# together, so two threads at once can fail with "AST constructor recursion depth mismatch".
+PARSER_LOCK = threading.Lock()
+MAX_CORRUPT_SHARE = 0.05  # a stage stops if a larger share of its files is corrupt
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
 class CorruptFileError(UserError):
-    """An .npz that cannot be trusted: names the file and what is wrong in it."""
+    """An .npz file that breaks its schema. The message names the file and the array."""
 
     def __init__(self, path: Path, reason: str):
-        super().__init__(path, reason)  # all arguments, or it could not come from a worker
+        super().__init__(path, reason)  # both, so that it can be pickled by a worker
         self.path = path
 
     def __str__(self) -> str:
@@ -61,23 +61,28 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def read_arrays(
     path: Path,
-    contract: Mapping[str, tuple[str, Shape]],
+    schema: Mapping[str, tuple[str, Shape]],
     names: Iterable[str] | None = None,
     fingerprint: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Read the arrays `names` (default: all) of an .npz that keeps to `contract`.
+    """Read arrays from an .npz file.
 
-    Raises CorruptFileError, naming file and key, on anything that does not, and on a file that is
-    another than the one with this `fingerprint`.
+    Args:
+        path: the file.
+        schema: dtype and shape of every array that the file must have.
+        names: the arrays to read; None for all.
+        fingerprint: what `fingerprint_of` gave for the file earlier, if it must be unchanged.
+
+    Raises CorruptFileError that names file and array.
     """
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            _check_directory(path, archive, {key + ".npy" for key in contract})
+            _check_directory(path, archive, {key + ".npy" for key in schema})
             if fingerprint not in (None, fingerprint_of(archive)):
                 raise CorruptFileError(path, "was replaced after this run had begun")
             steps = _steps_of(path, archive)
-            wanted = contract if names is None else names
-            return {key: _read_member(path, archive, key, contract[key], steps) for key in wanted}
+            wanted = schema if names is None else names
+            return {key: _read_member(path, archive, key, schema[key], steps) for key in wanted}
     except READ_ERRORS as error:
         raise CorruptFileError(path, describe_error(error)) from error
     except OSError as error:
@@ -93,11 +98,11 @@ def _check_directory(path: Path, archive: zipfile.ZipFile, expected: set[str]) -
         raise CorruptFileError(path, f"missing or unknown arrays: {printable}")
     if len(names) != len(expected):
         twice = next(name for name in names if names.count(name) > 1)
-        raise CorruptFileError(path, f"{twice} is there twice")
+        raise CorruptFileError(path, f"{twice} occurs twice")
     for info in archive.infolist():
-        # LZMA and its like have errors of their own, and no bound on the memory they take.
+        # Other methods, such as LZMA, raise other errors and need unbounded memory.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise CorruptFileError(path, f"{info.filename}: compressed by a foreign method")
+            raise CorruptFileError(path, f"{info.filename}: unsupported compression method")
 
 
 def describe_error(error: BaseException) -> str:
@@ -108,7 +113,7 @@ def describe_error(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _member(path: Path, archive: zipfile.ZipFile, key: str) -> Iterator[IO[bytes]]:
-    """An array's .npy; CorruptFileError names its key if it cannot be read to its end."""
+    """Open the .npy file of an array. A read error inside becomes a CorruptFileError."""
     try:
         with archive.open(key + ".npy") as file:
             yield file
@@ -120,7 +125,7 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f".npy version {version} where (1, 0) is expected")
-    with PARSER:
+    with PARSER_LOCK:
         return np.lib.format.read_array_header_1_0(file)
 
 
@@ -147,8 +152,8 @@ def _read_member(
             raise CorruptFileError(path, f"{key}: dtype {dtype} where {kind} is expected")
         size = dtype.itemsize * math.prod(shape)
         if archive.getinfo(key + ".npy").file_size > size + 1000:
-            raise CorruptFileError(path, f"{key}: more bytes than its shape has")
-        data = file.read(size + 1)  # to the end, so that the zip's checksum is compared
+            raise CorruptFileError(path, f"{key}: more bytes than its shape needs")
+        data = file.read(size + 1)  # to the end, so that zipfile checks the CRC
     if len(data) != size:
         raise CorruptFileError(path, f"{key}: {len(data)} bytes where {size} are expected")
     array = np.frombuffer(data, dtype).reshape(shape)
@@ -158,27 +163,36 @@ def _read_member(
 
 
 class CorruptFileLog:
-    """Damaged files, each named on stderr once; more than a share of all are a UserError."""
+    """Names each corrupt file on stderr once, and raises UserError if there are too many.
 
-    def __init__(self, files: int, consequence: str, tolerated: float = MAX_CORRUPT_SHARE):
-        self.files, self.consequence, self.tolerated = files, consequence, tolerated
-        self.damaged: dict[Path, CorruptFileError] = {}
+    Args:
+        files: number of files in total.
+        consequence: what happens to a corrupt file, as in "left out"; part of the message.
+        max_corrupt_share: raise UserError if more than this share of the files is corrupt. A
+            single corrupt file is always allowed.
+    """
+
+    def __init__(self, files: int, consequence: str, max_corrupt_share: float = MAX_CORRUPT_SHARE):
+        self.files, self.consequence = files, consequence
+        self.max_corrupt_share = max_corrupt_share
+        self.corrupt: dict[Path, CorruptFileError] = {}
 
     def read_all(self, items: Iterable[ItemT], read: Callable[[ItemT], ResultT]) -> list[ResultT]:
-        """`read` every item but those whose file is damaged."""
-        results, known = [], len(self.damaged)
+        """`read(item)` for every item, without those that raise CorruptFileError."""
+        results, known = [], len(self.corrupt)
         for item in items:
             try:
                 results.append(read(item))
             except CorruptFileError as error:
-                if error.path not in self.damaged:
+                if error.path not in self.corrupt:
                     print(f"{self.consequence}: {error}", file=sys.stderr)
-                self.damaged[error.path] = error
-        if len(self.damaged) > known:
-            print(f"{len(self.damaged)} of {self.files} files {self.consequence}", file=sys.stderr)
-        if len(self.damaged) > max(1, self.tolerated * self.files):
-            first = next(iter(self.damaged.values()))
-            raise UserError(f"{len(self.damaged)} of {self.files} files are damaged; first {first}")
+                self.corrupt[error.path] = error
+        count = len(self.corrupt)
+        if count > known:
+            print(f"{count} of {self.files} files {self.consequence}", file=sys.stderr)
+        if count > max(1, self.max_corrupt_share * self.files):
+            first = next(iter(self.corrupt.values()))
+            raise UserError(f"{count} of {self.files} files are damaged; first {first}")
         return results
 
 

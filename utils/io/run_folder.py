@@ -1,4 +1,4 @@
-"""What a run folder holds: V, M and C, and whether they belong together."""
+"""The models in a run folder, and whether they were trained for each other."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ from utils.io.files import sha256_of
 
 @dataclasses.dataclass(frozen=True)
 class AgentFiles:
-    """Where an agent's three parts lie."""
+    """The paths of an agent's three models."""
 
     vae: Path
     rnn: Path
@@ -17,16 +17,16 @@ class AgentFiles:
 
     @classmethod
     def of_run(cls, run_dir: Path) -> "AgentFiles":
-        """The agent of a run folder."""
+        """The models of a run folder."""
         return cls(run_dir / "vae.eqx", run_dir / "rnn.eqx", run_dir / "controller.eqx")
 
     def sha256(self) -> dict[str, str]:
-        """The sha256 of each part: the agent's name in every lineage."""
+        """The sha256 of each file, which identify the agent."""
         return {part: sha256_of(path) for part, path in dataclasses.asdict(self).items()}
 
 
 def find_agent(run_dir: Path, purpose: str) -> AgentFiles:
-    """The agent of a run folder; UserError names the step that is missing."""
+    """The agent in a run folder. Raises UserError that names the missing model and its step."""
     agent = AgentFiles.of_run(run_dir)
     steps = {"vae": "run_vae_training.py", "rnn": "train_rnn.py", "controller": "train_dream.py"}
     for part, script in steps.items():
@@ -37,6 +37,8 @@ def find_agent(run_dir: Path, purpose: str) -> AgentFiles:
 
 
 def check_compatible(path: Path, inputs: dict[str, str], part: str, expected: Path) -> None:
-    """UserError unless the model at `path` was made from the very file `expected`."""
+    """Raise UserError unless the model at `path` was trained with the file `expected`."""
     if inputs.get(part) != sha256_of(expected):
-        raise UserError(f"{path} was made with another {part} than {expected}; they do not fit")
+        raise UserError(
+            f"{path} was made with another {part} than {expected}; they do not fit together"
+        )

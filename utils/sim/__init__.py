@@ -1,1 +1,1 @@
-"""Real drives: the environment, who drives in it, and the processes that do it."""
+"""The real environment, the drivers, and the worker processes that run them."""

@@ -1,6 +1,6 @@
-"""CarRacing-v3 as this project sees it: the real rollout and the 64×64 frame.
+"""CarRacing-v3 with frames of 64×64 pixels.
 
-The same two functions, `rollout` and `resize_frame`, serve collection, validation and testing.
+Collection, validation and testing all use the same `rollout` and `resize_frame`.
 """
 
 from collections.abc import Generator
@@ -12,15 +12,15 @@ import numpy as np
 from utils.data.episodes import Episode
 
 MAX_STEPS = 1000  # Gymnasium's own limit for CarRacing-v3
-# The same environment twice: with our drawing, equal to the last bit, and with Gymnasium's own.
+# Two renderers of the same environment, with identical frames.
 ENVIRONMENTS = {"fast": "fast_car_racing:FastCarRacing-v3", "gymnasium": "CarRacing-v3"}
 
 
 class Driver(Protocol):
-    """Anything that drives: it may look at the frame, the scripted ones at the environment."""
+    """Anything that drives. Scripted drivers look at the environment, others at the frame."""
 
     def reset(self, environment: gymnasium.Env) -> None:
-        """Prepare for a new episode on the environment's current track."""
+        """Prepare for an episode on the environment's current track."""
 
     def act(self, frame: np.ndarray) -> np.ndarray:
         """Frame uint8 (64, 64, 3) -> action float32 (3): steer −1..1, gas 0..1, brake 0..1."""
@@ -28,19 +28,22 @@ class Driver(Protocol):
 
 
 def make_environment(name: str = "fast", render_mode: str | None = None) -> gymnasium.Env:
-    """The environment without wrappers: the rollout keeps its own time limit."""
+    """The environment without wrappers; `rollout` has its own time limit."""
     return gymnasium.make(
         ENVIRONMENTS[name], render_mode=render_mode, disable_env_checker=True
     ).unwrapped
 
 
 def resize_frame(frame: np.ndarray) -> np.ndarray:
-    """Average a 96×96 frame down to 64×64 by exact area, in integers.
+    """Resize a frame from 96×96 to 64×64 by exact area averaging, in integers.
 
-    Each output pixel covers 1.5 × 1.5 input pixels, so three inputs make two outputs with
-    weights (2, 1) and (1, 2), in thirds, along either axis. Rounded to nearest.
+    Each output pixel covers 1.5 × 1.5 input pixels. Along each axis three inputs give two outputs
+    with weights (2, 1, 0) / 3 and (0, 1, 2) / 3. The result is rounded to nearest.
 
-    Args: frame uint8 (96, 96, 3). Returns: uint8 (64, 64, 3).
+    Args:
+        frame: uint8 (96, 96, 3).
+
+    Returns uint8 (64, 64, 3).
     """
     x = frame.astype(np.uint16)
     rows = np.empty((64, 96, 3), np.uint16)
@@ -55,9 +58,10 @@ def resize_frame(frame: np.ndarray) -> np.ndarray:
 def rollout(
     environment: gymnasium.Env, track: int, max_steps: int, provenance: dict[str, Any]
 ) -> Generator[np.ndarray, np.ndarray, Episode]:
-    """One episode on the track with seed `track`, for at most `max_steps` steps.
+    """One episode on the track with seed `track`, truncated after `max_steps` steps.
 
-    Yields each frame, uint8 (64, 64, 3), and is sent the action for it; returns the episode.
+    A generator: yields each frame, uint8 (64, 64, 3), takes the action for it by `send`, and
+    returns the episode.
     """
     observation, _ = environment.reset(seed=track)
     frames, actions, rewards = [resize_frame(observation)], [], []
@@ -90,7 +94,7 @@ def drive_episode(
     max_steps: int,
     provenance: dict[str, Any],
 ) -> Episode:
-    """Drive one episode with one driver."""
+    """One episode with one driver; see `rollout`."""
     steps = rollout(environment, track, max_steps, provenance)
     frame = next(steps)
     driver.reset(environment)

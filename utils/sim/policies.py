@@ -1,6 +1,6 @@
-"""Drivers that need no model: Brownian noise, and a script that reads the track's geometry.
+"""Drivers without a model: Brownian noise, and a script that reads the track's geometry.
 
-The script exists to make data and yardsticks. V and M see only frames, actions, rewards and ends.
+They make training data and baselines. V and M learn only from frames, actions, rewards and ends.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ TILE_LENGTH = 3.5  # distance between track points, Box2D units (TRACK_DETAIL_ST
 
 
 class OUNoise:
-    """Mean-reverting Brownian motion (Ornstein–Uhlenbeck): correlated over 1 / `rate` steps."""
+    """Ornstein-Uhlenbeck noise: mean-reverting, with a correlation time of 1 / `rate` steps."""
 
     def __init__(self, rng: np.random.Generator, scale: np.ndarray | float, rate: float, size: int):
         self.rng, self.rate, self.size = rng, rate, size
-        # Chosen so that `scale` is the standard deviation of the stationary process.
+        # `scale` is the standard deviation of the stationary process.
         self.step = np.asarray(scale) * math.sqrt(rate * (2 - rate))
         self.value = np.zeros(size)
 
@@ -31,15 +31,15 @@ class OUNoise:
 
 
 def clip_action(action: np.ndarray) -> np.ndarray:
-    """Into the action space: steer −1..1, gas 0..1, brake 0..1; float32 (3)."""
+    """Clip to the action space: steer −1..1, gas 0..1, brake 0..1; float32 (3)."""
     return np.clip(action, (-1, 0, 0), (1, 1, 1)).astype(np.float32)
 
 
 class RandomDriver:
-    """Brownian noise on all three controls, biased so that the car moves.
+    """Brownian noise on all three controls, with a mean that makes the car move.
 
-    The bias varies between episodes: mostly gas, sometimes both pedals or a standing car, which
-    no driver with a purpose would show M.
+    The mean varies between episodes: mostly gas, sometimes both pedals or neither. No other driver
+    shows M such actions.
     """
 
     SCALE = np.array([0.4, 0.25, 0.25])  # standard deviation of steer, gas, brake
@@ -49,22 +49,22 @@ class RandomDriver:
         self.noise = OUNoise(rng, self.SCALE, rate=math.exp(rng.uniform(math.log(0.03), 0)), size=3)
 
     def reset(self, environment: gymnasium.Env) -> None:
-        """Nothing to prepare: it does not look at the track."""
+        """Nothing to do: the driver does not depend on the track."""
 
     def act(self, frame: np.ndarray) -> np.ndarray:
-        """The next action of the random walk, whatever the frame."""
+        """The next action of the random walk; the frame is ignored."""
         return clip_action(self.mean + self.noise.sample())
 
 
 class Centerline:
-    """The track's centre line and how fast the car may be at each of its N points.
+    """The track's centre line and the highest safe speed at each of its N points.
 
-    `xy` float64 (N, 2) in Box2D units, `speed` float64 (N) in units/s.
+    Attributes: `xy` float64 (N, 2) in Box2D units, `speed` float64 (N) in units/s.
     """
 
     TOP_SPEED = 105.0  # units/s
-    GRIP = 220.0  # lateral acceleration that the tyres bear, units/s²
-    BRAKING = 91.0  # deceleration that the brakes reach, units/s²
+    GRIP = 220.0  # highest lateral acceleration, units/s²
+    BRAKING = 91.0  # highest deceleration, units/s²
 
     def __init__(self, track: list[tuple[float, float, float, float]]):
         points = np.asarray(track)
@@ -74,16 +74,17 @@ class Centerline:
         turn = np.roll(heading, -3) - heading
         curvature = np.abs((turn + np.pi) % (2 * np.pi) - np.pi) / (3 * TILE_LENGTH)
         limit = np.minimum(self.TOP_SPEED, np.sqrt(self.GRIP / np.maximum(curvature, 1e-6)))
-        # Backward along the loop, twice so that the braking for the first corners is known.
+        # Backwards around the loop, twice, so that braking for the first corner is included.
         for index in list(range(len(limit)))[::-1] * 2:
             after = limit[(index + 1) % len(limit)]
             limit[index] = min(limit[index], math.sqrt(after**2 + 2 * self.BRAKING * TILE_LENGTH))
         self.speed = limit
 
     def nearest(self, position: np.ndarray, around: int | None) -> int:
-        """Index of the point nearest to `position`, near point `around` if that is close.
+        """Index of the point nearest to `position`.
 
-        A track can pass close to itself; the search stays local unless the car is far off.
+        A track can pass close to itself, so the search is limited to points near the index
+        `around` unless the car is far from all of them.
         """
         if around is not None:
             window = (around + np.arange(-15, 30)) % len(self.xy)
@@ -95,28 +96,28 @@ class Centerline:
 
 @dataclasses.dataclass(frozen=True)
 class DrivingStyle:
-    """How the scripted driver drives."""
+    """Parameters of the scripted driver; the defaults drive without disturbances."""
 
-    pace: float = 1.0  # factor on the speed that the corner allows
+    pace: float = 1.0  # factor on the highest safe speed
     steer_noise: float = 0.0  # standard deviation of correlated noise on steering
     pedal_noise: float = 0.0  # the same on gas and brake
-    noise_rate: float = 0.1  # 1 / correlation time in steps; at 1 every step is independent
-    doze_chance: float = 0.0  # per step: the wheel is left as it is for a second or so
-    knock_chance: float = 0.0  # per step: the wheel is taken away for a third of a second or more
-    stamp_chance: float = 0.0  # per step: both pedals are held anyhow for about as long
+    noise_rate: float = 0.1  # 1 / correlation time in steps; at 1 the noise is white
+    freeze_chance: float = 0.0  # per step: hold a random steering and gas for 0.4 to 1.4 s
+    swerve_chance: float = 0.0  # per step: steer off the line for 0.3 to 0.8 s
+    pedal_chance: float = 0.0  # per step: hold random pedals for about a second
     gas_limit: float = 0.87  # near 1 the rear wheels spin
 
 
 def sample_style(mode: str, rng: np.random.Generator) -> DrivingStyle:
-    """A style for one episode of the mode "recovery" or "aggressive", varied between episodes.
+    """A random style for one episode of mode "recovery" or "aggressive".
 
-    A driver that always does what fits teaches M that the road comes back by itself, whatever one
-    does; and a search finds whatever M was never shown: trembling wheels, a brake held down. So
-    noise runs from slow to trembling, the pedals are sometimes held anyhow, and the driver dozes
-    off: if every car turns where the road turns, M learns that roads straighten out by themselves.
+    The data must show M the consequences of bad actions. If every car turns where the road turns,
+    M learns that the road straightens whatever the action is, and CMA-ES exploits any action that
+    M never saw, such as trembling wheels or a held brake. So the noise ranges from slow to white,
+    and mode "recovery" also freezes the controls, swerves and holds the pedals.
     """
     rate = math.exp(rng.uniform(math.log(0.03), 0.0))
-    # The car feels the mean over some steps: trembling may be strong, drifting may not.
+    # The car responds to the mean over some steps, so fast noise may be stronger than slow noise.
     steer_noise = rng.uniform(0.0, 0.2) * (1 + 4 * rate)
     if mode == "aggressive":
         return DrivingStyle(
@@ -131,22 +132,22 @@ def sample_style(mode: str, rng: np.random.Generator) -> DrivingStyle:
         steer_noise=steer_noise,
         pedal_noise=rng.uniform(0.0, 0.3),
         noise_rate=rate,
-        doze_chance=rng.uniform(0.3, 1.0) / 100,
-        # From nothing at all to one every six seconds: undisturbed driving is data too.
-        knock_chance=max(0.0, rng.uniform(-0.3, 1.0)) / 300,
-        stamp_chance=max(0.0, rng.uniform(-0.5, 1.0)) / 150,
+        freeze_chance=rng.uniform(0.3, 1.0) / 100,
+        # From none to one every six seconds; undisturbed driving is data too.
+        swerve_chance=max(0.0, rng.uniform(-0.3, 1.0)) / 300,
+        pedal_chance=max(0.0, rng.uniform(-0.5, 1.0)) / 150,
         gas_limit=rng.uniform(0.4, 0.87),
     )
 
 
 class HeldAction:
-    """A value that is held for a number of steps."""
+    """A value held for a number of steps."""
 
     def __init__(self, value: Sequence[float] | np.ndarray = (), steps: int = 0):
         self.value, self.steps = np.array(value), steps
 
     def hold(self) -> bool:
-        """Whether the value still holds; counts one step."""
+        """Whether the value is still held; counts one step."""
         held = self.steps > 0
         self.steps -= held
         return held
@@ -155,8 +156,8 @@ class HeldAction:
 class ScriptedDriver:
     """Follows the centre line. With `DrivingStyle()` it scores about 930 and finishes every lap.
 
-    The law and its constants were found by random search on real tracks: aim at a point some
-    tiles ahead, damp the yaw, keep to the speed that the corners ahead allow.
+    It steers towards a point some tiles ahead with damping of the yaw rate, and keeps to the safe
+    speed of the corners ahead. The constants come from a random search on real tracks.
     """
 
     def __init__(self, style: DrivingStyle, rng: np.random.Generator):
@@ -165,36 +166,36 @@ class ScriptedDriver:
         self.noise = OUNoise(rng, scale, style.noise_rate, size=3)
 
     def reset(self, environment: gymnasium.Env) -> None:
-        """Learn the environment's current track."""
+        """Read the environment's current track."""
         world: Any = environment.unwrapped  # CarRacing, ours or Gymnasium's
         self.car = world.car
         self.line = Centerline(world.track)
         self.index: int | None = None
-        self.doze, self.knock, self.stamp = HeldAction(), HeldAction(), HeldAction()
+        self.freeze, self.swerve, self.pedals = HeldAction(), HeldAction(), HeldAction()
 
     def act(self, frame: np.ndarray) -> np.ndarray:
-        """The action float32 (3) for the car's present place; the frame is not looked at."""
+        """The action float32 (3) for the car's position; the frame is ignored."""
         action = self._follow_line()
         rng, style = self.rng, self.style
-        if self.doze.steps == 0 and rng.random() < style.doze_chance:
-            self.doze = HeldAction(
+        if self.freeze.steps == 0 and rng.random() < style.freeze_chance:
+            self.freeze = HeldAction(
                 [rng.normal(0, 0.15), rng.uniform(0, 0.8)], int(rng.integers(20, 70))
             )
-        if self.knock.steps == 0 and rng.random() < style.knock_chance:
+        if self.swerve.steps == 0 and rng.random() < style.swerve_chance:
             steer = rng.choice((-1.0, 1.0)) * rng.uniform(0.3, 1.0)
-            self.knock = HeldAction([steer, rng.uniform(0, 0.8), 0.0], int(rng.integers(15, 40)))
-        if self.stamp.steps == 0 and rng.random() < style.stamp_chance:
-            # Half of them with the brake fully down, some until the car has stood for a while.
-            pedals = rng.uniform(0, 1, 2) * (rng.random(2) < 0.7)
-            pedals[1] = 1.0 if rng.random() < 0.5 else pedals[1]
-            self.stamp = HeldAction(pedals, int(rng.exponential(40)) + 5)
-        if self.doze.hold():
-            steer, gas = self.doze.value
+            self.swerve = HeldAction([steer, rng.uniform(0, 0.8), 0.0], int(rng.integers(15, 40)))
+        if self.pedals.steps == 0 and rng.random() < style.pedal_chance:
+            # Half of them with the brake fully down, some long enough to stop the car.
+            held = rng.uniform(0, 1, 2) * (rng.random(2) < 0.7)
+            held[1] = 1.0 if rng.random() < 0.5 else held[1]
+            self.pedals = HeldAction(held, int(rng.exponential(40)) + 5)
+        if self.freeze.hold():
+            steer, gas = self.freeze.value
             action = np.array([steer, gas, 0.0] if gas > 0.3 else [steer, *action[1:]])
-        if self.knock.hold():
-            action = self.knock.value.copy()
-        if self.stamp.hold():
-            action[1:] = self.stamp.value
+        if self.swerve.hold():
+            action = self.swerve.value.copy()
+        if self.pedals.hold():
+            action[1:] = self.pedals.value
         return clip_action(action + self.noise.sample())
 
     def _follow_line(self) -> np.ndarray:

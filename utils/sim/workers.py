@@ -1,6 +1,6 @@
-"""Worker processes, one thread each; one that dies or hangs is replaced and its task redone.
+"""Worker processes with one thread each. A worker that dies or hangs is replaced.
 
-On this machine they are Pebble's, on others a Dask cluster's.
+On this machine the workers are Pebble's; on a Dask cluster they are Dask's.
 """
 
 import contextlib
@@ -22,13 +22,12 @@ from utils.errors import UserError
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
-MAX_ATTEMPTS = 3  # a task whose worker dies this often is reported, not tried again
-TASK_TIMEOUT = 600.0  # seconds; the slowest episode (Gymnasium's drawing) takes about 20
+MAX_ATTEMPTS = 3  # after so many dead workers a task is an error
+TASK_TIMEOUT = 600.0  # seconds; an episode with Gymnasium's own renderer takes about 20
+CONNECT_TIMEOUT = 10  # seconds, of a Dask scheduler
 
-CONNECT_TIMEOUT = 10  # in which a Dask scheduler has to answer
-
-# XLA and BLAS would start a thread per core in every worker, and the workers would fight.
-# Workers never touch an accelerator: it belongs to the parent.
+# One thread per worker: by default XLA and BLAS start a thread per core in every worker. The
+# accelerator is left to the parent process.
 WORKER_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "CUDA_VISIBLE_DEVICES": "",
@@ -43,7 +42,7 @@ def _begin_worker() -> None:
 
 
 def _follow_parent() -> None:
-    """End this worker when its parent has ended, even by kill −9: no orphans."""
+    """Exit when the parent process has ended, even by kill −9."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -51,19 +50,19 @@ def _follow_parent() -> None:
 
 
 class Pool(NamedTuple):
-    """Where tasks are done: on this machine or on a cluster."""
+    """Workers on this machine or on a cluster."""
 
     submit: Callable[[Callable[[Any], Any], Any], "Future[Any]"]
-    size: int  # tasks done at a time
-    deaths: tuple[type[BaseException], ...]  # what a future raises whose worker died or hung
-    attempts: int  # so many of these, and the task is given up
+    size: int  # number of workers
+    worker_errors: tuple[type[BaseException], ...]  # raised if the worker died or hung
+    attempts: int  # of a task, before such an error is final
 
 
 @contextlib.contextmanager
 def local_pool(workers: int, timeout: float) -> Iterator[Pool]:
-    """`workers` fresh processes on this machine; nothing of them is left behind."""
+    """A pool of `workers` new processes on this machine, which end with the block."""
     before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
-    os.environ.update(WORKER_ENVIRONMENT)  # the children inherit it; ours is restored below
+    os.environ.update(WORKER_ENVIRONMENT)  # inherited by the workers; restored below
     pool = ProcessPool(
         max_workers=workers,
         initializer=_begin_worker,
@@ -73,7 +72,7 @@ def local_pool(workers: int, timeout: float) -> Iterator[Pool]:
     def submit(function: Callable[[TaskT], ResultT], task: TaskT) -> "Future[ResultT]":
         try:
             return pool.schedule(function, args=(task,), timeout=timeout)
-        except BrokenProcessPool as error:  # no process could be started: let that be said
+        except BrokenProcessPool as error:  # no process could be started; raise the cause
             raise error.__cause__ or error from None
 
     try:
@@ -86,8 +85,8 @@ def local_pool(workers: int, timeout: float) -> Iterator[Pool]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        # In a thread of its own, which no signal interrupts: workers that were left would not
-        # end by Ctrl-C, and this process not without them.
+        # In a thread, because a signal must not interrupt the join: the workers ignore Ctrl-C, and
+        # this process cannot exit before they do.
         ending = threading.Thread(target=pool.join)
         ending.start()
         ending.join()
@@ -95,17 +94,17 @@ def local_pool(workers: int, timeout: float) -> Iterator[Pool]:
 
 @contextlib.contextmanager
 def dask_pool(address: str, timeout: float) -> Iterator[Pool]:
-    """The workers of a Dask cluster, which are processes of one thread each.
+    """The workers of a Dask cluster, which must be processes with one thread each.
 
-    Dask itself gives the task of a worker that died to another, up to MAX_ATTEMPTS times unless it
-    is configured otherwise; one that hangs is made to die. When this process ends, Dask forgets the
-    tasks that it has not begun.
+    Dask itself gives the task of a dead worker to another, by default up to MAX_ATTEMPTS times.
+    A worker that hangs kills itself after `timeout` seconds. When this process ends, Dask cancels
+    the tasks that have not begun.
     """
     try:
         import distributed
     except ImportError:
         raise UserError("--dask needs Dask: pip install -r requirements/dask.txt") from None
-    # Of a cluster that is gone it would print a traceback; what there is to say, we say.
+    # Dask logs a traceback when a cluster disappears; run_tasks raises a UserError instead.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client: Any = distributed.Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
@@ -126,7 +125,7 @@ def dask_pool(address: str, timeout: float) -> Iterator[Pool]:
 
 def _do_on_cluster(function: Callable[[TaskT], ResultT], task: TaskT, timeout: float) -> ResultT:
     os.environ.update(WORKER_ENVIRONMENT)  # before the task imports JAX
-    # Dask cannot stop a task that hangs; a worker that dies is replaced.
+    # Dask cannot stop a task that hangs, but it replaces a worker that dies.
     clock = threading.Timer(timeout, os._exit, (1,))
     clock.daemon = True
     clock.start()
@@ -143,11 +142,17 @@ def run_tasks(
     timeout: float = TASK_TIMEOUT,
     cluster: str | None = None,
 ) -> Iterator[tuple[TaskT, ResultT]]:
-    """Yield (task, function(task)) as they end, from `workers` fresh processes.
+    """Run `function` on every task in worker processes. Yields (task, result) as they finish.
 
-    `cluster` is the address of a Dask scheduler, whose workers are then used instead. A task
-    whose worker died or did not answer for `timeout` seconds is given to another; after
-    MAX_ATTEMPTS it raises UserError. What `function` itself raises is raised here.
+    Args:
+        function: a function that can be pickled. An exception that it raises is raised here.
+        tasks: read lazily.
+        workers: number of new processes on this machine.
+        timeout: seconds after which a task counts as hung.
+        cluster: address of a Dask scheduler, whose workers are used instead.
+
+    A task whose worker died or hung is given to another worker. After MAX_ATTEMPTS such attempts it
+    raises UserError.
     """
     waiting = iter(tasks)
     running: dict[Future, tuple[TaskT, int]] = {}
@@ -157,7 +162,7 @@ def run_tasks(
         def start(task: TaskT, attempt: int) -> None:
             running[pool.submit(function, task)] = (task, attempt)
 
-        # A bounded queue: ten thousand tasks need not be pickled before the first has run.
+        # A bounded queue, so that the first task need not wait until all are pickled.
         for task in itertools.islice(waiting, 2 * pool.size):
             start(task, 1)
         while running:
@@ -167,7 +172,7 @@ def run_tasks(
                 if future.cancelled():
                     raise UserError(f"{task}: the Dask cluster at {cluster} is gone")
                 failure = future.exception()
-                if isinstance(failure, pool.deaths):
+                if isinstance(failure, pool.worker_errors):
                     if attempt == pool.attempts:
                         raise UserError(
                             f"{task}: its worker died or hung {MAX_ATTEMPTS} times: {failure}"

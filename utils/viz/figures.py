@@ -1,4 +1,4 @@
-"""Figures, drawn from metrics files and arrays; no display is needed."""
+"""Figures from metrics and arrays. No display is needed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +22,13 @@ def plot_curves(
     panels: Mapping[str, Sequence[str]],
     xlabel: str = "step",
 ) -> None:
-    """One panel for each title of `panels`, with a line for each metric named there.
+    """Plot metrics over steps as PNG.
 
-    A metric that some records lack is drawn through those that have it.
+    Args:
+        path: the figure's file.
+        records: metrics, each with a `step`. A line skips the records without its metric.
+        panels: title -> names of the metrics in the panel.
+        xlabel: label of the x axis.
     """
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     for axes, (title, names) in zip(
@@ -44,7 +48,7 @@ def plot_curves(
 
 
 def tile_images(rows: Sequence[np.ndarray], scale: int = 2, gap: int = 2) -> np.ndarray:
-    """Rows of images, each uint8 (n, h, w, 3), as one image with white gaps between them."""
+    """Join rows of images, each uint8 (n, h, w, 3), into one image with white gaps."""
     lines = []
     for row in rows:
         images = np.pad(
@@ -58,7 +62,7 @@ def tile_images(rows: Sequence[np.ndarray], scale: int = 2, gap: int = 2) -> np.
 
 def save_image(image: np.ndarray, path: Path) -> None:
     """Write an image, uint8 (h, w, 3), as PNG, atomically."""
-    from PIL import Image  # comes with matplotlib
+    from PIL import Image  # a dependency of matplotlib
 
     write_atomically(path, lambda file: Image.fromarray(image).save(file, format="png"))
 

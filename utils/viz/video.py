@@ -1,4 +1,4 @@
-"""One real episode beside what the model made of it: film, grid image and plot."""
+"""A real episode beside the model's reconstructions and dreams: video, image grid and plot."""
 
 import itertools
 import subprocess
@@ -24,32 +24,32 @@ from utils.errors import UserError
 from utils.io.files import atomic_replace, write_atomically
 from utils.viz.figures import save_figure, save_image, tile_images, to_uint8
 
-FRAMES_PER_SECOND = 50  # the environment's own
-SCALE = 4  # a 64-pixel frame is shown 256 pixels wide
+FRAMES_PER_SECOND = 50  # as in the environment
+SCALE = 4  # a frame of 64 pixels is 256 pixels wide
 TITLES = ("Real", "Reconstruction", "Dream, one step", "Dream, open loop")
 GRID_COLUMNS = 8
 PANEL_TITLES = ("Real", "Reconstruction", "Dream")
-WEBP_SCALE, WEBP_FRAME_STEP = 3, 3  # of 64 pixels; one frame in so many is shown, 17 a second
+WEBP_SCALE, WEBP_FRAME_STEP = 3, 3  # of 64 pixels; every third frame, 17 per second
 
 
 class Replay(NamedTuple):
-    """What the model saw, guessed and dreamed along an episode of T steps.
+    """The model's reconstructions, predictions and dream of an episode of T steps.
 
-    Row t of the guesses is about frame t + 1.
+    Row t of a prediction is about frame t + 1.
     """
 
-    seen: np.ndarray  # (T+1, 64, 64, 3) decoded mu
-    guessed: np.ndarray  # (T, 64, 64, 3) decoded expectation of the next latent
-    dreamed: np.ndarray  # (T − start, 64, 64, 3) decoded open-loop dream from frame `start`
+    reconstructed: np.ndarray  # (T+1, 64, 64, 3), decoded mu
+    predicted: np.ndarray  # (T, 64, 64, 3), decoded mean of the next latent
+    dreamed: np.ndarray  # (T − start, 64, 64, 3), decoded open-loop dream from frame `start`
     start: int
-    surprise: np.ndarray  # (T) nats a latent dimension
-    reward: np.ndarray  # (T) predicted, points
-    dreamed_reward: np.ndarray  # (T − start) predicted inside the dream, points
+    surprise: np.ndarray  # (T), negative log-likelihood in nats per latent dimension
+    predicted_reward: np.ndarray  # (T), points
+    dreamed_reward: np.ndarray  # (T − start), points
 
 
 @eqx.filter_jit
 def encode_frames(vae: ConvVAE, frames: UInt8[Array, "n 64 64 3"]) -> Float[Array, "n latent"]:
-    """What the agent sees in each frame: mu."""
+    """mu of every frame."""
     return jax.lax.map(lambda frame: vae.encode(frame)[0], frames, batch_size=64)
 
 
@@ -59,7 +59,7 @@ def _decode(vae: ConvVAE, z: Float[Array, "n latent"]) -> Float[Array, "n 64 64 
 
 
 def replay(vae: ConvVAE, rnn: MDNRNN, episode: Episode, start: int, seed: int = 0) -> Replay:
-    """Run the model along a real episode; the open-loop dream begins at frame `start`."""
+    """Run V and M on a real episode. The open-loop dream begins at frame `start`."""
     start = min(start, len(episode.actions) - 1)
     mu = encode_frames(vae, jnp.asarray(episode.frames))
     z, actions = mu[:-1], jnp.asarray(episode.actions)
@@ -71,25 +71,25 @@ def replay(vae: ConvVAE, rnn: MDNRNN, episode: Episode, start: int, seed: int = 
     begin = DreamState(mu[start], jax.tree.map(lambda s: s[start], states))
     dreamed, dream_prediction = open_loop(rnn, begin, actions[start:], noise)
     return Replay(
-        seen=to_uint8(_decode(vae, mu)),
-        guessed=to_uint8(_decode(vae, expected)),
+        reconstructed=to_uint8(_decode(vae, mu)),
+        predicted=to_uint8(_decode(vae, expected)),
         dreamed=to_uint8(_decode(vae, dreamed)),
         start=start,
         surprise=np.asarray(-mixture_log_likelihood(prediction, mu[1:]).mean(-1)),
-        reward=np.asarray(prediction.reward),
+        predicted_reward=np.asarray(prediction.reward),
         dreamed_reward=np.asarray(dream_prediction.reward),
     )
 
 
 def panels_at(episode: Episode, replay: Replay, t: int) -> list[np.ndarray]:
-    """The four panels for frame t ≥ 1; before the dream begins its panel is grey."""
+    """The four panels of frame t ≥ 1. The dream's panel is grey before frame `replay.start`."""
     grey = np.full_like(episode.frames[0], 96)
     dreamed = replay.dreamed[t - 1 - replay.start] if t > replay.start else grey
-    return [episode.frames[t], replay.seen[t], replay.guessed[t - 1], dreamed]
+    return [episode.frames[t], replay.reconstructed[t], replay.predicted[t - 1], dreamed]
 
 
 def video_frames(episode: Episode, replay: Replay) -> Iterator[Image.Image]:
-    """The pictures of the film: titles and score above the four panels."""
+    """The images of the video: titles and score above the four panels."""
     width, header = 64 * SCALE * len(TITLES), 24
     score = 0.0
     for t in range(1, len(episode.frames)):
@@ -105,11 +105,11 @@ def video_frames(episode: Episode, replay: Replay) -> Iterator[Image.Image]:
 
 
 def write_video(path: Path, episode: Episode, replay: Replay) -> None:
-    """Write the four panels side by side as MP4 at the environment's own speed."""
+    """Write the four panels side by side as MP4 in real time. Raises UserError."""
     pictures = video_frames(episode, replay)
     first = next(pictures)
     with atomic_replace(path) as temporary:
-        # Not imageio_ffmpeg's own writer: it forks, which JAX's threads do not survive for sure.
+        # The writer of imageio_ffmpeg forks, which is unsafe with the threads of JAX.
         source = f"-f rawvideo -pix_fmt rgb24 -s {first.width}x{first.height}".split()
         coding = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-f", "mp4"]
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source]
@@ -123,15 +123,18 @@ def write_video(path: Path, episode: Episode, replay: Replay) -> None:
 
 
 def write_webp(path: Path, episode: Episode, replay: Replay, seconds: float) -> None:
-    """The first `seconds` of the dream beside what was real and seen, a WebP at true speed.
+    """Write real frames, reconstructions and the dream side by side as WebP in real time.
 
-    The dream knows the first frame, the memory that the agent had there, and what it then did.
+    Args:
+        seconds: length of the animation, which begins with the dream.
+
+    The dream gets the first latent, M's memory there, and the agent's later actions.
     """
     first = replay.start + 1
     last = min(len(episode.actions), replay.start + round(seconds * FRAMES_PER_SECOND))
     pictures = [
         add_captions(
-            [episode.frames[t], replay.seen[t], replay.dreamed[t - first]],
+            [episode.frames[t], replay.reconstructed[t], replay.dreamed[t - first]],
             f"{(t - replay.start) / FRAMES_PER_SECOND:.1f} s",
         )
         for t in range(first, last + 1, WEBP_FRAME_STEP)
@@ -147,7 +150,7 @@ def write_webp(path: Path, episode: Episode, replay: Replay, seconds: float) -> 
 
 
 def add_captions(panels: list[np.ndarray], note: str) -> Image.Image:
-    """The three panels, each uint8 (64, 64, 3), with their captions above them."""
+    """The three panels, each uint8 (64, 64, 3), side by side below their captions."""
     size, header = 64 * WEBP_SCALE, 22
     image = Image.new("RGB", (size * len(panels), size + header))
     row = Image.fromarray(np.concatenate(panels, axis=1))
@@ -160,28 +163,28 @@ def add_captions(panels: list[np.ndarray], note: str) -> Image.Image:
 
 
 def write_grid(path: Path, episode: Episode, replay: Replay) -> None:
-    """The four panels as rows, at moments spread over the dream, as PNG."""
-    moments = np.linspace(replay.start + 1, len(episode.actions), GRID_COLUMNS).astype(int)
-    columns = [panels_at(episode, replay, t) for t in moments]
+    """Write the four panels as rows, at steps spread over the dream, as PNG."""
+    steps = np.linspace(replay.start + 1, len(episode.actions), GRID_COLUMNS).astype(int)
+    columns = [panels_at(episode, replay, t) for t in steps]
     rows = [np.stack(row) for row in zip(*columns, strict=True)]
     save_image(tile_images(rows), path)
 
 
 def write_plot(path: Path, episode: Episode, replay: Replay) -> None:
-    """Score, surprise, and predicted against real reward over the episode, as PNG."""
+    """Write the score, the rewards and the surprise over the episode as PNG."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     score, reward, surprise = figure.subplots(3, 1, sharex=True)
     steps = np.arange(1, len(episode.rewards) + 1)
     score.plot(steps, np.cumsum(episode.rewards), label="real")
-    score.plot(steps, np.cumsum(replay.reward), label="predicted, one step")
+    score.plot(steps, np.cumsum(replay.predicted_reward), label="predicted, one step")
     before = float(episode.rewards[: replay.start].sum())
     dream = before + np.cumsum(replay.dreamed_reward)
     score.plot(steps[replay.start :], dream, "--", label=f"dreamed from step {replay.start}")
     score.set(ylabel="score", title=f"track {episode.seed}: {episode.score:.0f}")
-    window = np.ones(8) / 8  # tiles come every few steps: shown as they are learned
+    window = np.ones(8) / 8  # the smoothing that M learns with
     real = np.convolve(episode.rewards, window)[: len(steps)]
     reward.plot(steps, real, label="real, mean of 8 steps")
-    reward.plot(steps, replay.reward, label="predicted")
+    reward.plot(steps, replay.predicted_reward, label="predicted")
     reward.set(ylabel="reward a step", ylim=(-1, 3))
     surprise.plot(steps, replay.surprise, lw=0.7)
     surprise.set(ylabel="surprise (nats a dimension)", xlabel="step (1/50 s)")
