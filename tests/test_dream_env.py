@@ -314,7 +314,7 @@ def test_shares_are_the_probabilities_of_the_groups() -> None:
     np.testing.assert_array_equal(starts.memory.cell, cell[row])
 
 
-def test_start_states_survive_saving_and_loading(tmp_path: Path) -> None:
+def test_start_states_survive_saving_and_loading(rnn: MDNRNN, tmp_path: Path) -> None:
     start_states = start_states_of({"resets": 1, "on_policy": 2, "others": 3})
     save_start_states(tmp_path / "starts.eqx", start_states, {"rnn": "abc"})
     header, back = load_start_states(tmp_path / "starts.eqx", rnn)
