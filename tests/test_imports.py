@@ -24,7 +24,7 @@ ALLOWED = {
     "benchmarks": {"scripts", "tools", "envs", "utils", "models", "fast_car_racing"},
 }
 # The rooms of utils/, from the lowest to the highest: each may import those before it.
-UTILS_ORDER = ("errors", "cpus", "settings", "runtime", "io", "data", "sim")
+UTILS_ORDER = ("errors", "cpus", "output", "settings", "runtime", "io", "data", "sim")
 # What a model may know: arrays, trees and types. No files, no environment, no command line.
 ALLOWED_IN_MODELS = {
     *("jax", "jaxtyping", "equinox", "models"),

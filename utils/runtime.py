@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from utils.cpus import cgroup_quota
 from utils.errors import UserError, program_name
+from utils.output import protect_output
 from utils.settings import SettingsT
 
 
 def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoReturn:
     """Run `main(settings)` and exit with the code that describes how it ended."""
+    protect_output()
     signal.signal(signal.SIGTERM, _terminate)
     configure_malloc()
     configure_matmul_precision()
@@ -29,7 +31,6 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
     code, message = 0, ""
     try:
         main(settings)
-        sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as stop:
         # A second Ctrl-C must not change the exit code or interrupt the shutdown of workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -89,10 +90,7 @@ def _plain(error: BaseException) -> str:
 
 
 def _exit(code: Any, message: str) -> typing.NoReturn:
-    try:
-        sys.stdout.flush()
-    except OSError:  # a closed pipe or a full disk; the interpreter would report it again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout.flush()
     if message:
         print(f"{program_name()}: {message}", file=sys.stderr)
     sys.exit(code)

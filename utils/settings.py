@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.errors import program_name
+from utils.output import protect_output
 
 PRESET_NAMES = ("quick", "laptop", "paper")
 
@@ -51,6 +52,7 @@ def parse(
     A preset replaces defaults; a flag on the command line overrides the preset. The defaults of
     the preset "laptop" are those of the dataclass. Wrong usage exits with code 2.
     """
+    protect_output()  # help texts have letters that an ASCII terminal lacks
     preset_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     preset_parser.add_argument(
         "--preset",
