@@ -63,17 +63,19 @@ BOOTSTRAP_SAMPLES = 10_000
 
 
 def summarise(outcomes: list[DriveResult]) -> dict[str, Any]:
-    """Scores by track, their mean ± std, and a 95% bootstrap interval of the mean."""
+    """Scores by track, their mean ± std and median, and a 95% bootstrap interval of the mean."""
     scores = np.array([outcome.score for outcome in outcomes])
     draws = np.random.default_rng(0).choice(scores, (BOOTSTRAP_SAMPLES, len(scores)))
     return {
         "tracks": [outcome.track for outcome in outcomes],
         "scores": scores.tolist(),
         "mean": float(scores.mean()),
+        "median": float(np.median(scores)),
         "std": float(scores.std()),
         "interval": np.percentile(draws.mean(axis=1), [2.5, 97.5]).tolist(),
         "steps": [outcome.steps for outcome in outcomes],
         "finished": [outcome.lap_finished for outcome in outcomes],
+        "lost": [outcome.lost for outcome in outcomes],
     }
 
 
@@ -95,8 +97,9 @@ def describe(name: str, summary: dict[str, Any]) -> str:
     low, high = summary["interval"]
     return (
         f"{name}: {summary['mean']:.1f} ± {summary['std']:.1f} on {len(summary['scores'])} tracks "
-        f"(95% interval of the mean {low:.0f} … {high:.0f}), "
-        f"{sum(summary['finished'])} laps finished, {np.mean(summary['steps']):.0f} steps"
+        f"(95% interval of the mean {low:.0f} … {high:.0f}), median {summary['median']:.0f}, "
+        f"{sum(summary['lost'])} lost, {sum(summary['finished'])} laps finished, "
+        f"{np.mean(summary['steps']):.0f} steps"
     )
 
 

@@ -1,37 +1,35 @@
-"""Step 5: evolve a controller inside the dream.
+"""Step 5: evolve a controller in the dream.
 
     python train_dream.py
-    python train_dream.py --temperature 1.1 --generations 800
-    python train_dream.py --no-real-validation    # never look at the real track
+    python train_dream.py --searches 4 --temperature 1.1
+    python train_dream.py --no-real-validation    # never drive the real track
 
-Reads data/latents/ (dreams begin at moments of real episodes), vae.eqx and rnn.eqx. CMA-ES evolves
-all parameters of the controller from zero. Every --validate-every generations the distribution's
-mean is saved and driven on real validation tracks; the best of these becomes controller.eqx. Also
-writes starts.eqx (the moments that dreams begin at, for envs/dream.py), snapshots/,
-controller.metrics.jsonl and controller.png. About 2 seconds a generation of 64 candidates × 16
-dreams × 200 steps on 2 CPU cores. Run again, it goes on where it was stopped.
+Reads data/latents/ (a dream starts from a state of a real episode), vae.eqx and rnn.eqx. CMA-ES
+evolves a controller from zero, --searches times with other random numbers. A search works in the
+first --principal-components of whitened [z, h]; its means are converted to all weights of the
+controller. Every --save-mean-every generations the mean of the search distribution is saved. Real
+validation tracks choose among all saved means (utils/search/selection.py). Writes the best one to
+controller.eqx, the states that dreams start from to starts.eqx (for envs/), all saved means to
+snapshots/, and controller.metrics.jsonl and controller.png. A generation of 64 candidates × 16
+dreams × 200 steps takes about 2 seconds on 2 CPU cores. Rerun the same command to resume.
 """
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from evosax.algorithms import CMA_ES
-from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from models.controller import Controller, Whitening
-from models.dream import dream_returns, replicated_sharding
-from models.rnn import MDNRNN, mixture_noise
+from models.controller import Controller
 from utils import runtime
 from utils.data.episodes import dataset_fingerprint, find_latents
-from utils.data.splits import VALIDATION
-from utils.data.start_states import StartStates, build_start_states, save_start_states
+from utils.data.start_states import build_start_states, save_start_states
 from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
@@ -40,10 +38,20 @@ from utils.io.records import Metrics, read_metrics, timed
 from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_if_diverged
 from utils.io.run_folder import AgentFiles, check_compatible
 from utils.runtime import default_workers, describe_device, progress
+from utils.search.evolution import (
+    DreamEvaluator,
+    as_returned,
+    dream_score,
+    fit_whitening,
+    generation_stats,
+    generations_per_call,
+    generations_until_checkpoint,
+    initial_search,
+    run_generations,
+)
+from utils.search.selection import drive_each, mean_score, scored_means, select
 from utils.settings import CommonSettings, parse, recorded_settings, setting
-from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import drive_all
-from utils.sim.tasks import DriveTask
+from utils.sim.env import ENVIRONMENTS
 from utils.viz.figures import plot_curves
 
 
@@ -51,153 +59,242 @@ from utils.viz.figures import plot_curves
 class Settings(CommonSettings):
     """The flags of this step."""
 
+    searches: int = setting(16, "searches, one after another, each from the same start", minimum=1)
+    continue_searches: int = setting(
+        4, "searches after M has been trained on more episodes", minimum=1
+    )
     generations: int = setting(
-        100, "generations of CMA-ES; later ones exploit what M has wrong", minimum=1
+        40, "generations of a search; later ones exploit M's errors", minimum=1
     )
     continue_generations: int = setting(
-        60, "generations when M only learned from more episodes", minimum=1
+        40, "generations of a search after M has been trained on more episodes", minimum=1
     )
     candidates: int = setting(64, "controllers in a generation", minimum=4)
-    dreams: int = setting(16, "dreams that each candidate is judged by", minimum=1)
-    horizon: int = setting(200, "steps of a dream; M is less and less to be trusted", minimum=1)
+    dreams: int = setting(16, "dreams that evaluate each candidate", minimum=1)
+    horizon: int = setting(
+        200, "steps of a dream; M's predictions get worse with every step", minimum=1
+    )
     temperature: float = setting(
-        1.0, "of the dream: above 1 it is harder to exploit, below 1 easier", minimum=0.01
+        1.0, "of M's mixture: above 1 the dream is harder to exploit, below 1 easier", minimum=0.01
     )
     reward_limit: float = setting(
-        1.0, "points that a dreamed step may earn: about the pace of a lap in 900 steps"
+        1.0, "most points for one dreamed step; 1.0 is about the pace of a 900-step lap"
+    )
+    principal_components: int = setting(
+        60, "of [z, h] that a search works in; with all 288 it is mostly a random walk", minimum=1
     )
     masked_units: int = setting(
         0,
-        "units of h, the last ones, that C does not see; all 256: it sees z alone",
+        "number of last units of h hidden from C; with all of them it sees z alone",
         minimum=0,
         old_name="unseen_units",
     )
-    sigma: float = setting(0.02, "first mutation strength, on whitened [z, h]", minimum=0.0)
-    reset_share: float = setting(0.15, "share of dreams that begin at a start line", minimum=0.0)
-    on_policy_share: float = setting(
-        0.5, "share of the other dreams that begin in the agent's own drives", minimum=0.0
+    sigma: float = setting(
+        0.02, "initial standard deviation of the mutations, on whitened [z, h]", minimum=0.0
     )
-    validate_every: int = setting(10, "generations between saved means", minimum=1)
-    validation_tracks: int = setting(16, "real tracks that each saved mean drives", minimum=1)
-    real_validation: bool = setting(True, "choose among saved means by real validation tracks")
+    reset_share: float = setting(0.15, "share of dreams that start at the start line", minimum=0.0)
+    on_policy_share: float = setting(
+        0.5, "share of the other dreams that start in the agent's own episodes", minimum=0.0
+    )
+    save_mean_from: int = setting(20, "first generation of a search whose mean is saved", minimum=1)
+    save_mean_every: int = setting(
+        10, "generations between saved means", minimum=1, old_name="validate_every"
+    )
+    validation_tracks: int = setting(
+        100, "validation tracks that the best saved means drive; all drive the first 8", minimum=1
+    )
+    real_validation: bool = setting(True, "choose among the saved means on real validation tracks")
     workers: int = setting(
         default_workers(), "processes for real drives", minimum=1, changes_result=False
     )
     env: str = setting(
-        "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
+        "fast", "renderer of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
     save_every: int = setting(
         10, "generations between saved states", minimum=1, changes_result=False
     )
     fresh: bool = setting(
-        False, "begin from zero even where the last controller could be used", changes_result=False
+        False, "start from zero even if the last controller could be used", changes_result=False
     )
+
+    def saves_mean(self, done: int, length: int) -> bool:
+        """Whether the mean after `done` of `length` generations of a search is saved."""
+        due = done >= self.save_mean_from and done % self.save_mean_every == 0
+        return due or done == length
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
-        "generations": 50,
+        "searches": 2,
+        "continue_searches": 1,
+        "generations": 30,
         "continue_generations": 30,
-        "validation_tracks": 6,
+        "validation_tracks": 16,
     },
-    "paper": {"generations": 1500, "continue_generations": 300, "candidates": 128},
+    "paper": {"searches": 64, "continue_searches": 16},
 }
-# In one call to the device: as many generations as take about a second, at most so many.
-SECONDS_PER_CALL, MAX_GENERATIONS_PER_CALL = 1.0, 100
-SCORE_DREAMS = 64  # on which every saved mean is judged, always the same
 
 
-class DreamEvaluator(eqx.Module):
-    """What one generation needs besides the search's state; fixed for a whole run."""
+@dataclass(frozen=True)
+class Run:
+    """One run of this script: its settings, its inputs and its files."""
 
-    rnn: MDNRNN
-    start_states: StartStates
-    whitening: Whitening
-    settings: Settings = eqx.field(static=True)
+    settings: Settings
+    plan: ResumePlan
+    inputs: dict[str, str]
+    evaluator: DreamEvaluator
+    searches: int
+    length: int  # generations of a search
 
-    def returns(self, controllers: Controller, key: PRNGKeyArray, dreams: int) -> Array:
-        """Dream returns (candidates, dreams) of controllers on whitened features."""
-        start_key, noise_key = jax.random.split(key)
-        settings = self.settings
-        starts = self.start_states.sample(
-            start_key, dreams, settings.reset_share, settings.on_policy_share
-        )
-        noise = mixture_noise(noise_key, (dreams, settings.horizon, self.rnn.latent))
-        folded = jax.vmap(self.whitening.to_raw)(controllers)
-        return dream_returns(
-            self.rnn, folded, starts, noise, settings.temperature, settings.reward_limit
-        )
+    @property
+    def last(self) -> int:
+        """The last generation; generations are numbered across searches."""
+        return self.plan.first + self.searches * self.length
 
+    @property
+    def state_path(self) -> Path:
+        """The saved state of the search in progress."""
+        return self.settings.run_dir / "controller.training.eqx"
 
-@eqx.filter_jit
-def run_generations(
-    search: CMA_ES,
-    params: Any,
-    state: Any,
-    evaluator: DreamEvaluator,
-    key: PRNGKeyArray,
-    first: Int[Array, ""],
-    count: Int[Array, ""],
-) -> tuple[Any, Float[Array, "generations candidates"], Float[Array, " generations"]]:
-    """Generations `first` … `first` + `count` − 1, each ask, dream, tell, in one call.
+    def snapshot(self, number: int) -> Path:
+        """The saved mean after a generation."""
+        return self.settings.run_dir / "snapshots" / f"{number:06d}.eqx"
 
-    Returns the new state, and of each generation every candidate's return and the mutation
-    strength; rows from `count` on are empty. `count` is no constant of the compiled loop, so that
-    a generation has the same bits whichever others it shares a call with.
-    """
+    def header(self, kind: str, number: int) -> Header:
+        """The header of a file written after a generation."""
+        values = recorded_settings(self.settings)
+        sizes = {"features": len(self.evaluator.whitening.mean)}
+        return Header(kind, sizes, values, self.inputs, self.plan.progress(number))
 
-    def generation(index: Array, carry: tuple) -> tuple:
-        state, history, strengths = carry
-        generation_key = jax.random.fold_in(key, first + index)
-        ask_key, dream_key, tell_key = jax.random.split(generation_key, 3)
-        population, state = search.ask(ask_key, state, params)
-        returns = evaluator.returns(population, dream_key, evaluator.settings.dreams).mean(axis=1)
-        # A return that is no number is the worst there is; as a number it could be the best.
-        fitness = jnp.where(jnp.isfinite(returns), -returns, jnp.inf)
-        state, _ = search.tell(tell_key, population, fitness, state, params)
-        return state, history.at[index].set(returns), strengths.at[index].set(state.std)
+    def save_state(self, number: int, state: Any) -> None:
+        """Save the state of the search in progress. Raises UserError if it has diverged."""
+        stop_if_diverged((state.mean, state.std, state.C), number, self.state_path)
+        checkpoints.save(self.state_path, self.header("controller training", number), state)
 
-    history = jnp.zeros((MAX_GENERATIONS_PER_CALL, search.population_size))
-    carry = (state, history, jnp.zeros(MAX_GENERATIONS_PER_CALL))
-    return jax.lax.fori_loop(0, count, generation, carry)
+    def save_mean(self, number: int, mean: Controller) -> dict[str, float]:
+        """Save a mean as a controller. Returns its score in dreams that are always the same."""
+        controller = self.evaluator.controller(mean)
+        checkpoints.save(self.snapshot(number), self.header("controller", number), controller)
+        return {"dream_score": float(dream_score(self.evaluator, mean))}
 
 
-@eqx.filter_jit
-def dream_score(evaluator: DreamEvaluator, mean: Controller) -> Float[Array, ""]:
-    """Return of one controller on dreams that are always the same."""
-    controllers = jax.tree.map(lambda x: x[None], mean)
-    return evaluator.returns(controllers, jax.random.key(0), SCORE_DREAMS).mean()
+def main(settings: Settings) -> None:
+    """Evolve a controller, unless a finished one is there."""
+    print(describe_device())
+    with locked(settings.run_dir), timed(settings.run_dir, "train_dream"):
+        train(settings)
 
 
-def validate(settings: Settings, controller: Path) -> list[float]:
-    """Scores of a saved mean on the first validation tracks, driven for real."""
-    agent = AgentFiles(settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx", controller)
-    tasks = [
-        DriveTask(track, "on-policy", MAX_STEPS, environment=settings.env, agent=agent)
-        for track in VALIDATION[: settings.validation_tracks]
-    ]
-    scores = {task.track: outcome.score for task, outcome in drive_all(tasks, settings.workers)}
-    return [scores[task.track] for task in tasks]
+def train(settings: Settings) -> None:
+    """Run the searches, from the start or resumed, then choose among their means."""
+    run = begin(settings)
+    if run is None:
+        return
+    first, last = run.plan.first, run.last
+    begun_at = math.inf if run.plan.action == "resume" else first
+    metrics = Metrics(settings.run_dir / "controller.metrics.jsonl", run.plan.done, begun_at)
+    search, params, start = initial_search(run.evaluator, jax.random.key(settings.seed))
+    reached = run.plan.done, start
+    if run.plan.action == "resume":
+        _, state = checkpoints.load(run.state_path, "controller training", lambda _: start)
+        reached = run.plan.done, as_returned(state, settings)
+    if run.plan.action == "continue":  # a new mean has to beat the last controller
+        zero = search.get_mean(start)
+        metrics.append(step=first, first=first, **run.save_mean(first, zero))
+
+    key, at_once = jax.random.key(settings.seed), 1
+    stops = settings.save_mean_every, settings.save_every
+    bar = progress(last - first, "generation", run.plan.done - first)
+    with bar, save_on_interrupt(lambda: run.save_state(*reached)):
+        while reached[0] < last:
+            number, state = reached
+            done = (number - first) % run.length  # generations of this search
+            if done == 0:  # the next search
+                state = start
+            count = min(at_once, generations_until_checkpoint(done, run.length, stops))
+            begun = time.monotonic()
+            which = jnp.int32(number + 1), jnp.int32(count)
+            found = run_generations(search, params, state, run.evaluator, key, *which)
+            state, *history = found[0], *(np.asarray(rows)[:count] for rows in found[1:])
+            at_once = generations_per_call(count, time.monotonic() - begun)
+            records = list(record_of(run, number, *history))
+            number, done = number + count, done + count
+            if settings.saves_mean(done, run.length):
+                records[-1] |= run.save_mean(number, search.get_mean(state))
+            for record in records:
+                metrics.append(**record)
+            reached = number, state
+            bar.update(count)
+            if "dream_score" in records[-1] or done % settings.save_every == 0:
+                run.save_state(*reached)
+            bar.set_postfix(mean=f"{records[-1]['mean']:.0f}", refresh=False)
+    finish(run, metrics)
 
 
-def snapshot_path(settings: Settings, generation: int) -> Path:
-    """Where the mean of a generation is saved."""
-    return settings.run_dir / "snapshots" / f"{generation:06d}.eqx"
+def begin(settings: Settings) -> Run | None:
+    """Read the inputs and decide what to do. Returns None if the run is finished."""
+    final = settings.run_dir / "controller.eqx"
+    vae_path, rnn_path = settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx"
+    header, rnn = checkpoints.load_rnn(rnn_path)
+    check_compatible(rnn_path, header.inputs, "vae", vae_path)
+    entries = find_latents(settings.data_dir, rnn.latent, header.inputs["vae"])
+    inputs = {
+        "data": dataset_fingerprint(entries),
+        "vae": header.inputs["vae"],
+        "rnn": sha256_of(rnn_path),
+    }
+    values, origin = recorded_settings(settings), header.progress["continued_from"]
+    state = settings.run_dir / "controller.training.eqx"
+    plan = plan_training(final, state, inputs, values, settings.fresh, {"rnn": origin})
+    print(f"C: {plan.reason}")
+    if plan.action == "finished":
+        state.unlink(missing_ok=True)  # left by a process killed just after it finished
+        return None
+    if settings.masked_units > rnn.hidden:
+        raise UserError(f"--masked-units {settings.masked_units}: {rnn_path} has {rnn.hidden}")
+    origin = Controller(rnn.latent + rnn.hidden)
+    if plan.continued_from:
+        _, origin = checkpoints.load_controller(final)
+    start_states = build_start_states(
+        [entry for entry in entries if not entry.held_out], rnn, settings.seed
+    )
+    save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
+    whitening = fit_whitening(start_states, settings.principal_components, settings.masked_units)
+    evaluator = DreamEvaluator(rnn, start_states, whitening, origin, settings)
+    effort = settings.searches, settings.generations
+    if plan.continued_from:
+        effort = settings.continue_searches, settings.continue_generations
+    return Run(settings, plan, inputs, evaluator, *effort)
 
 
-def best_checkpoint(settings: Settings, first: int) -> dict[str, Any]:
-    """The record of the best mean saved since the generation `first` that this search began at.
+def record_of(
+    run: Run, number: int, returns: np.ndarray, strengths: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """The metrics records of the generations after `number`."""
+    first = run.plan.first
+    for step, (row, sigma) in enumerate(zip(returns, strengths, strict=True), number + 1):
+        place = {"step": step, "first": first, "search": (step - 1 - first) // run.length + 1}
+        yield {**place, **generation_stats(row, step, run.state_path), "sigma": float(sigma)}
 
-    By its real validation score; without one by its return on the fixed dreams.
-    """
-    records = read_metrics(settings.run_dir / "controller.metrics.jsonl")
-    measure = "real" if settings.real_validation else "dream_score"
-    records = [
-        r for r in records if r.get("first") == first and math.isfinite(r.get(measure, math.nan))
-    ]
-    if not records:
-        raise UserError(f"no saved mean since generation {first} has a score; try --fresh")
-    return max(records, key=lambda record: record[measure])
+
+def finish(run: Run, metrics: Metrics) -> None:
+    """Choose among the saved means and write the best one to controller.eqx."""
+    settings = run.settings
+    scored = scored_means(metrics.path, run.plan.first)
+    best, chosen = max(scored, key=scored.__getitem__), {}
+    if settings.real_validation:
+        files = settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx"
+        agents = {number: AgentFiles(*files, run.snapshot(number)) for number in scored}
+        drive = partial(drive_each, environment=settings.env, workers=settings.workers)
+        best, drives = select(agents, settings.validation_tracks, drive, metrics, run.plan.first)
+        chosen = {"real": mean_score(drives), "lost": sum(drives["lost"])}
+    draw(settings)
+    header, final = run.header("controller", run.last), settings.run_dir / "controller.eqx"
+    header.progress["chosen"] = {"step": best, "dream_score": scored[best], **chosen}
+    _, controller = checkpoints.load_controller(run.snapshot(best))
+    checkpoints.save(final, header, controller)
+    run.state_path.unlink()
+    print(f"{final}: generation {best}, return {scored[best]:.0f} in the dream")
 
 
 def draw(settings: Settings) -> None:
@@ -209,169 +306,6 @@ def draw(settings: Settings) -> None:
     }
     records = read_metrics(settings.run_dir / "controller.metrics.jsonl")
     plot_curves(settings.run_dir / "controller.png", records, panels, xlabel="generation")
-
-
-def main(settings: Settings) -> None:
-    """Evolve, or say that there is nothing to do."""
-    print(describe_device())
-    with locked(settings.run_dir), timed(settings.run_dir, "train_dream"):
-        train(settings)
-
-
-def train(settings: Settings) -> None:
-    """Evolve from zero, from a stopped run's state or from the last controller."""
-    final, saved = (settings.run_dir / f"controller{end}.eqx" for end in ("", ".training"))
-    vae_path, rnn_path = settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx"
-    rnn_header, rnn = checkpoints.load_rnn(rnn_path)
-    check_compatible(rnn_path, rnn_header.inputs, "vae", vae_path)
-    entries = find_latents(settings.data_dir, rnn.latent, rnn_header.inputs["vae"])
-    inputs = {
-        "data": dataset_fingerprint(entries),
-        "vae": rnn_header.inputs["vae"],
-        "rnn": sha256_of(rnn_path),
-    }
-    values = recorded_settings(settings)
-    origin = rnn_header.progress["continued_from"]
-    plan = plan_training(final, saved, inputs, values, settings.fresh, {"rnn": origin})
-    print(f"C: {plan.reason}")
-    if plan.action == "finished":
-        saved.unlink(missing_ok=True)  # left by a kill just after the end
-        return
-
-    if settings.masked_units > rnn.hidden:
-        raise UserError(f"--masked-units {settings.masked_units}: {rnn_path} has {rnn.hidden}")
-    start_states = build_start_states(
-        [entry for entry in entries if not entry.held_out], rnn, settings.seed
-    )
-    save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
-    evaluator = DreamEvaluator(
-        rnn, start_states, fit_whitening(start_states, settings.masked_units), settings
-    )
-    search, params, state = initial_search(plan, evaluator, settings)
-    reached = plan.done, state
-    generations = settings.continue_generations if plan.continued_from else settings.generations
-    begun_at = math.inf if plan.action == "resume" else plan.first
-    metrics = Metrics(settings.run_dir / "controller.metrics.jsonl", plan.done, begun_at)
-    key, last = jax.random.key(settings.seed), plan.first + generations
-
-    def header(kind: str, generation: int) -> Header:
-        sizes = {"features": rnn.latent + rnn.hidden}
-        return Header(kind, sizes, values, inputs, plan.progress(generation))
-
-    def save_state() -> None:
-        number, state = reached
-        stop_if_diverged((state.mean, state.std, state.C), number, saved)
-        checkpoints.save(saved, header("controller training", number), state)
-
-    def checkpoint_mean(number: int, state: Any) -> dict[str, Any]:
-        folded = evaluator.whitening.to_raw(search.get_mean(state))
-        checkpoints.save(snapshot_path(settings, number), header("controller", number), folded)
-        record = {"dream_score": float(dream_score(evaluator, search.get_mean(state)))}
-        if settings.real_validation:
-            scores = validate(settings, snapshot_path(settings, number))
-            record |= {"scores": scores, "real": float(np.mean(scores))}
-            print(f"\ngeneration {number}: {record['real']:.0f} on validation tracks")
-        return record
-
-    if plan.action == "continue":  # with the M that went on, what is there must be beaten
-        metrics.append(step=plan.done, first=plan.first, **checkpoint_mean(plan.done, state))
-    bar = progress(generations, "generation", plan.done - plan.first)
-    with bar, save_on_interrupt(save_state):
-        at_once, number = 1, plan.done
-        while number < last:
-            begun = time.monotonic()
-            count = min(at_once, generations_until_checkpoint(number, last, settings))
-            which = jnp.int32(number + 1), jnp.int32(count)
-            found = run_generations(search, params, reached[1], evaluator, key, *which)
-            state, *history = found[0], *(np.asarray(rows)[:count] for rows in found[1:])
-            records = [
-                generation_stats(returns, number + 1 + row, saved) | {"sigma": float(sigma)}
-                for row, (returns, sigma) in enumerate(zip(*history, strict=True))
-            ]
-            at_once = generations_per_call(count, time.monotonic() - begun)
-            number += count
-            if number % settings.validate_every == 0 or number == last:
-                records[-1] |= checkpoint_mean(number, state)
-            for step, record in enumerate(records, number + 1 - count):
-                metrics.append(step=step, first=plan.first, **record)
-            reached = number, state
-            bar.update(count)
-            if "dream_score" in records[-1] or number % settings.save_every == 0:
-                save_state()
-            shown = {name: f"{records[-1][name]:.0f}" for name in ("best", "mean")}
-            bar.set_postfix(shown, refresh=False)
-
-    best = best_checkpoint(settings, plan.first)
-    _, controller = checkpoints.load_controller(snapshot_path(settings, best["step"]))
-    draw(settings)
-    finished = header("controller", last)
-    finished.progress["chosen"] = {k: best[k] for k in ("step", "dream_score", "real") if k in best}
-    checkpoints.save(final, finished, controller)
-    saved.unlink()
-    print(f"{final}: generation {best['step']}, " + describe(best))
-
-
-def generations_until_checkpoint(done: int, last: int, settings: Settings) -> int:
-    """Generations until the next one that is saved or validated."""
-    every = (settings.validate_every, settings.save_every)
-    return min(last - done, *(n - done % n for n in every))
-
-
-def generations_per_call(count: int, seconds: float) -> int:
-    """How many generations to do in the next call, if `count` took `seconds`."""
-    return max(
-        1, min(MAX_GENERATIONS_PER_CALL, round(count * SECONDS_PER_CALL / max(seconds, 1e-3)))
-    )
-
-
-def generation_stats(returns: np.ndarray, generation: int, saved: Path) -> dict[str, float]:
-    """Best, mean and spread of a generation; UserError if no candidate's return is a number."""
-    values = returns[np.isfinite(returns)]
-    if not values.size:
-        kept = f"the last good state is kept in {saved}" if saved.exists() else "no state was saved"
-        raise UserError(
-            f"no dream of generation {generation} has a return; {kept}. "
-            "Is M trained? Try train_rnn.py --fresh with a lower --learning-rate"
-        )
-    return {
-        "best": float(values.max()),
-        "mean": float(values.mean()),
-        "spread": float(values.std()),
-    }
-
-
-def describe(record: dict[str, Any]) -> str:
-    """What a saved mean reached, in words."""
-    text = f"return {record['dream_score']:.0f} in the dream"
-    return f"{text}, {record['real']:.0f} on validation tracks" if "real" in record else text
-
-
-def fit_whitening(start_states: StartStates, masked: int = 0) -> Whitening:
-    """Mean and scale of [z, h] at the starts; the last `unseen` features are hidden from C."""
-    features = start_states.features()
-    # A feature that hardly varies would be blown up to noise.
-    return Whitening(features.mean(axis=0), jnp.maximum(features.std(axis=0), 1e-2), masked)
-
-
-def initial_search(
-    plan: ResumePlan, evaluator: DreamEvaluator, settings: Settings
-) -> tuple[CMA_ES, Any, Any]:
-    """The search, its parameters and the state that the plan begins with."""
-    zero = Controller(evaluator.whitening.visible)
-    search = CMA_ES(population_size=settings.candidates, solution=zero)
-    params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
-    mean = zero
-    if plan.action == "continue":
-        _, last = checkpoints.load_controller(settings.run_dir / "controller.eqx")
-        mean = evaluator.whitening.to_whitened(last)
-    state = search.init(jax.random.key(settings.seed), mean, params)
-    if plan.action == "resume":
-        saved = settings.run_dir / "controller.training.eqx"
-        _, state = checkpoints.load(saved, "controller training", lambda _: state)
-    # As `evolve` returns it, in types and places: it would be compiled twice.
-    state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
-    state = jax.device_put(state, replicated_sharding(settings.candidates, settings.dreams))
-    return search, params, state
 
 
 if __name__ == "__main__":

@@ -15,9 +15,14 @@ from benchmarks.measuring import Ceilings, Measurement, Work
 from models.controller import Controller
 from models.dream import DreamState, dream_returns
 from models.rnn import MDNRNN, LSTMState, mixture_noise
-from train_dream import DreamEvaluator, Settings, fit_whitening, initial_search, run_generations
+from train_dream import Settings
 from utils.data.start_states import StartStates
-from utils.io.resume import ResumePlan
+from utils.search.evolution import (
+    DreamEvaluator,
+    fit_whitening,
+    initial_search,
+    run_generations,
+)
 
 POPULATIONS = (64, 1024)
 DREAMS = 16
@@ -53,8 +58,11 @@ def search(rnn: MDNRNN, candidates: int, horizon: int, at_once: int) -> tuple[Wo
     """Generations of train_dream.py, `at_once` in a call; and CMA-ES alone, one generation."""
     settings = Settings(candidates=candidates, dreams=DREAMS, horizon=horizon)
     start_states = StartStates(*[some_moments(rnn, 256)] * 3)
-    evaluator = DreamEvaluator(rnn, start_states, fit_whitening(start_states), settings)
-    cma, params, state = initial_search(ResumePlan("begin", ""), evaluator, settings)
+    whitening = fit_whitening(start_states, settings.principal_components)
+    evaluator = DreamEvaluator(
+        rnn, start_states, whitening, Controller(rnn.latent + rnn.hidden), settings
+    )
+    cma, params, state = initial_search(evaluator, jax.random.key(0))
     key = jax.random.key(3)
 
     def generations() -> jax.Array:

@@ -27,33 +27,29 @@ class Controller(eqx.Module):
 
 
 class Whitening(eqx.Module):
-    """Mean and scale of each feature of [z, h], so that one mutation strength fits all weights.
+    """The space that the search works in: principal components of whitened [z, h].
 
-    The search works on whitened features, ([z, h] − mean) / scale; a controller that drives takes
-    the raw ones. The last `masked` features are hidden from C: the search has no weights for them.
+    Whitened features are ([z, h] − mean) / scale, so that one mutation strength fits all weights.
+    The components span the first features only where the others are masked: C does not see those.
     """
 
     mean: Float[Array, " features"]
     scale: Float[Array, " features"]
-    masked: int = eqx.field(static=True, default=0)
+    basis: Float[Array, "visible components"]  # orthonormal columns
 
     @property
-    def visible(self) -> int:
-        """The number of features that C sees."""
-        return self.mean.shape[0] - self.masked
+    def components(self) -> int:
+        """The number of inputs of a controller in this space."""
+        return self.basis.shape[1]
 
     def to_raw(self, controller: Controller) -> Controller:
-        """The controller on raw features that equals `controller` on whitened, visible ones.
+        """The controller on [z, h] that equals `controller` on the components.
 
         The weights of masked features are zero.
         """
-        weight = jnp.pad(controller.weight, ((0, self.masked), (0, 0))) / self.scale[:, None]
+        visible = self.basis @ controller.weight
+        masked = len(self.mean) - len(visible)
+        weight = jnp.pad(visible, ((0, masked), (0, 0))) / self.scale[:, None]
         return eqx.tree_at(
             lambda c: (c.weight, c.bias), controller, (weight, controller.bias - self.mean @ weight)
         )
-
-    def to_whitened(self, controller: Controller) -> Controller:
-        """The inverse of `to_raw`."""
-        weight = (controller.weight * self.scale[:, None])[: self.visible]
-        bias = controller.bias + self.mean @ controller.weight
-        return eqx.tree_at(lambda c: (c.weight, c.bias), controller, (weight, bias))

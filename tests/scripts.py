@@ -31,8 +31,9 @@ FLAGS: dict[str, list[str]] = {
         *("--evaluate-every", "12"),
     ],
     "train_dream.py": [
-        *("--generations", "12", "--continue-generations", "2", "--candidates", "8"),
-        *("--dreams", "4", "--horizon", "20", "--validate-every", "12"),
+        *("--generations", "6", "--continue-generations", "2", "--candidates", "8"),
+        *("--searches", "2", "--continue-searches", "1", "--principal-components", "40"),
+        *("--dreams", "4", "--horizon", "20", "--save-mean-every", "6"),
         *("--validation-tracks", "1", "--workers", "1"),
     ],
     "test_agent.py": ["--workers", "2"],

@@ -11,11 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.controller import Controller
 from models.dream import DreamState, device_layout
 from models.rnn import MDNRNN, LSTMState
-from train_dream import DreamEvaluator, Settings, fit_whitening, initial_search, run_generations
+from train_dream import Settings
 from utils.data.start_states import StartStates
-from utils.io.resume import ResumePlan
+from utils.search.evolution import (
+    DreamEvaluator,
+    fit_whitening,
+    initial_search,
+    run_generations,
+)
 
 TESTS = Path(__file__).parent
 
@@ -36,8 +42,10 @@ def one_generation() -> dict[str, Any]:
         groups.append(DreamState(jax.random.normal(key, (30, 32)), memory))
     settings = Settings(candidates=32, dreams=32, horizon=4, sigma=0.1)
     start_states = StartStates(*groups)
-    evaluator = DreamEvaluator(rnn, start_states, fit_whitening(start_states), settings)
-    search, params, state = initial_search(ResumePlan("begin", ""), evaluator, settings)
+    evaluator = DreamEvaluator(
+        rnn, start_states, fit_whitening(start_states, 288), Controller(288), settings
+    )
+    search, params, state = initial_search(evaluator, jax.random.key(0))
     arguments = (search, params, state, evaluator, keys[0], jnp.int32(1), jnp.int32(1))
     compiled = run_generations.lower(*arguments).compile()
     state, returns, strengths = compiled(*arguments)

@@ -167,10 +167,12 @@ def test_controller_squashes_as_in_the_paper() -> None:
     )
 
 
-def test_whitening_folds_into_the_weights_and_out_again() -> None:
+def test_whitening_folds_into_the_weights() -> None:
     rng = np.random.default_rng(16)
     mean, scale = rng.normal(0, 2, LATENT + HIDDEN), rng.uniform(0.05, 3, LATENT + HIDDEN)
-    whitening = Whitening(jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32))
+    whitening = Whitening(
+        *(jnp.asarray(x, jnp.float32) for x in (mean, scale, np.eye(LATENT + HIDDEN)))
+    )
     controller = at(random_controllers(1, 17), 0)
     folded = eqx.filter_jit(whitening.to_raw)(controller)
     z, hidden = (rng.normal(0, 2, (50, n)).astype(np.float32) for n in (LATENT, HIDDEN))
@@ -179,8 +181,6 @@ def test_whitening_folds_into_the_weights_and_out_again() -> None:
         white = (np.concatenate([z[t], hidden[t]]) - mean) / scale
         expected = act(controller, white[:LATENT], white[LATENT:])
         np.testing.assert_allclose(actions[t], expected, atol=2e-5)
-    back = eqx.filter_jit(whitening.to_whitened)(folded)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), back, controller)
     assert not np.allclose(folded.bias, controller.bias, atol=0.1)
 
 

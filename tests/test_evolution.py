@@ -13,14 +13,15 @@ from evosax.algorithms import CMA_ES
 from jaxtyping import Array
 from oracles import constant_rnn
 
-import train_dream
 from models.controller import Controller, Whitening
 from models.dream import DreamState
 from models.rnn import MDNRNN, LSTMState
-from train_dream import (
+from train_dream import Settings
+from utils.data.start_states import StartStates
+from utils.errors import UserError
+from utils.search.evolution import (
     MAX_GENERATIONS_PER_CALL,
     DreamEvaluator,
-    Settings,
     dream_score,
     fit_whitening,
     generation_stats,
@@ -29,9 +30,6 @@ from train_dream import (
     initial_search,
     run_generations,
 )
-from utils.data.start_states import StartStates
-from utils.errors import UserError
-from utils.io.resume import ResumePlan
 
 FEATURES = 3  # of [z, h]: a controller has 12 parameters
 # How far the minimum is from the start, and how much longer one axis is than another.
@@ -44,11 +42,12 @@ def flat(controller: Controller) -> Array:
 
 
 def test_cma_es_finds_known_minima() -> None:
-    evaluator = DreamEvaluator(
-        constant_rnn(1, 2, 1), None, Whitening(jnp.zeros(FEATURES), jnp.ones(FEATURES)), None
-    )
+    whitening = Whitening(jnp.zeros(FEATURES), jnp.ones(FEATURES), jnp.eye(FEATURES))
     settings = Settings(candidates=12, sigma=0.05)
-    search, params, state = initial_search(ResumePlan("begin", ""), evaluator, settings)
+    evaluator = DreamEvaluator(
+        constant_rnn(1, 2, 1), None, whitening, Controller(FEATURES), settings
+    )
+    search, params, state = initial_search(evaluator, jax.random.key(0))
     np.testing.assert_allclose(state.std, 0.05)
     np.testing.assert_array_equal(flat(search.get_mean(state)), np.zeros(12))
 
@@ -112,47 +111,74 @@ def settings() -> Settings:
 @pytest.fixture(scope="module")
 def evaluator(settings: Settings) -> DreamEvaluator:
     start_states = StartStates(random_group(4, 0), random_group(20, 1), random_group(30, 2))
-    return DreamEvaluator(
+    rnn, whitening = (
         jax.tree.map(jnp.asarray, steering_pays()),
-        start_states,
-        fit_whitening(start_states),
-        settings,
+        fit_whitening(start_states, LATENT + HIDDEN),
     )
+    return DreamEvaluator(rnn, start_states, whitening, Controller(LATENT + HIDDEN), settings)
 
 
 @pytest.fixture(scope="module")
-def begun(evaluator: DreamEvaluator, settings: Settings) -> tuple:
-    return initial_search(ResumePlan("begin", ""), evaluator, settings)
+def begun(evaluator: DreamEvaluator) -> tuple:
+    return initial_search(evaluator, jax.random.key(0))
+
+
+def features_of(start_states: StartStates) -> np.ndarray:
+    groups = (start_states.on_policy, start_states.others)
+    return np.concatenate([np.hstack([g.z, g.memory.hidden]) for g in groups]).astype(float)
 
 
 def test_whitening_is_of_what_is_seen_at_the_starts(evaluator: DreamEvaluator) -> None:
     start_states = evaluator.start_states
-    groups = (start_states.on_policy, start_states.others)
-    features = np.concatenate([np.hstack([g.z, g.memory.hidden]) for g in groups]).astype(float)
+    features = features_of(start_states)
     np.testing.assert_allclose(evaluator.whitening.mean, features.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(evaluator.whitening.scale, features.std(0), rtol=1e-4)
     still = start_states.on_policy._replace(z=jnp.ones((20, LATENT)))
-    scale = fit_whitening(StartStates(still, still, still)).scale
+    scale = fit_whitening(StartStates(still, still, still), 6).scale
     np.testing.assert_allclose(scale[:LATENT], 0.01)  # nothing is divided by zero
 
 
-def test_what_is_unseen_has_no_weights_and_is_not_searched(evaluator: DreamEvaluator) -> None:
-    blind = dataclasses.replace(
-        evaluator, whitening=fit_whitening(evaluator.start_states, masked=HIDDEN)
+@pytest.mark.parametrize(("components", "unseen"), [(2, 0), (6, 0), (60, 0), (2, 3), (60, 3)])
+def test_a_search_moves_in_the_first_principal_components(
+    evaluator: DreamEvaluator, components: int, masked: int
+) -> None:
+    start_states = evaluator.start_states
+    whitening = fit_whitening(start_states, components, masked)
+    visible = LATENT + HIDDEN - masked
+    components = min(components, visible)
+    search, _, state = initial_search(
+        dataclasses.replace(evaluator, whitening=whitening), jax.random.key(0)
     )
-    search, _, state = initial_search(ResumePlan("begin", ""), blind, Settings(candidates=4))
-    assert flat(search.get_mean(state)).size == 3 * LATENT + 3
-    small = jax.tree.map(lambda x: x + 0.5, Controller(LATENT))
-    whitening = blind.whitening
-    folded = whitening.to_raw(small)
+    assert flat(search.get_mean(state)).size == 3 * components + 3
+    # By singular values in float64: no covariance, no eigenvectors.
+    features = features_of(start_states)
+    white = ((features - features.mean(0)) / features.std(0))[:, :visible]
+    _, _, rows = np.linalg.svd(white, full_matrices=False)
+    scores = white @ rows[:components].T
+    signs = np.sign((rows[:components] * np.asarray(whitening.basis).T).sum(1))
+    rng = np.random.default_rng(3)
+    weight, bias = rng.normal(0, 0.5, (components, 3)), rng.normal(0, 0.5, 3)
+    point = eqx.tree_at(
+        lambda c: (c.weight, c.bias),
+        Controller(components),
+        (jnp.float32(weight), jnp.float32(bias)),
+    )
+    folded = whitening.to_raw(point)
     assert folded.weight.shape == (LATENT + HIDDEN, 3)
-    np.testing.assert_array_equal(folded.weight[LATENT:], 0)
-    z, h = evaluator.start_states.others.z, evaluator.start_states.others.memory.hidden
-    whitened = (z - whitening.mean[:LATENT]) / whitening.scale[:LATENT]
-    expected = small(whitened, jnp.zeros((len(z), 0)))
-    np.testing.assert_allclose(folded(z, h), expected, atol=1e-5)
-    again = whitening.to_whitened(folded)
-    np.testing.assert_allclose(flat(again), flat(small), rtol=1e-5)
+    np.testing.assert_array_equal(folded.weight[visible:], 0)
+    raw = features @ np.asarray(folded.weight, float) + np.asarray(folded.bias, float)
+    np.testing.assert_allclose(raw, (scores * signs) @ weight + bias, atol=1e-4)
+
+
+def test_a_search_begins_at_the_controller_that_it_continues(evaluator: DreamEvaluator) -> None:
+    rng = np.random.default_rng(4)
+    origin = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(0, 1, x.shape), jnp.float32), evaluator.origin
+    )
+    continued = dataclasses.replace(evaluator, origin=origin)
+    search, _, state = initial_search(continued, jax.random.key(0))
+    found = continued.controller(search.get_mean(state))
+    np.testing.assert_array_equal(flat(found), flat(origin))
 
 
 def test_evolution_finds_what_the_dream_rewards(evaluator: DreamEvaluator, begun: tuple) -> None:
@@ -209,13 +235,14 @@ def test_generations_are_the_same_bits_whichever_share_a_call(
     assert strengths[-1] == float(together.std) and len(set(strengths.tolist())) == 5
 
 
-def test_calls_stop_where_a_state_is_saved_or_validated(settings: Settings) -> None:
-    settings = dataclasses.replace(settings, validate_every=15, save_every=10)
+def test_calls_stop_where_a_state_or_a_mean_is_saved() -> None:
     stops, done = [], 0
     while done < 38:
-        done += generations_until_checkpoint(done, 38, settings)
+        done += generations_until_checkpoint(done, 38, (15, 10))
         stops.append(done)
     assert stops == [10, 15, 20, 30, 38]
+    settings = Settings(save_mean_from=20, save_mean_every=15)
+    assert [done for done in range(1, 39) if settings.saves_mean(done, 38)] == [30, 38]
     assert generations_per_call(10, 2.0) == 5  # as many as take a second
     assert generations_per_call(1, 60.0) == 1
     assert generations_per_call(10, 1e-9) == MAX_GENERATIONS_PER_CALL
@@ -279,22 +306,6 @@ def test_a_generation_without_any_number_is_a_failure(tmp_path: Path) -> None:
         generation_stats(np.array([jnp.nan, jnp.inf]), 7, saved)
     summary = generation_stats(np.array([1.0, jnp.nan, 4.0]), 7, saved)
     np.testing.assert_allclose([summary[k] for k in ("best", "mean", "spread")], [4, 2.5, 1.5])
-
-
-def test_the_best_saved_mean_is_chosen_by_real_tracks_or_by_fixed_dreams(tmp_path: Path) -> None:
-    lines = [
-        '{"step": 30, "first": 0, "best": 999, "dream_score": 900, "real": 990}',  # another search
-        '{"step": 20, "first": 20, "best": 50, "dream_score": 30, "real": 250}',
-        '{"step": 30, "first": 20, "best": 50, "dream_score": 40, "real": 300}',
-        '{"step": 40, "first": 20, "best": 9999}',  # nobody's mean: a lucky candidate
-        '{"step": 50, "first": 20, "best": 60, "dream_score": 70, "real": 200}',
-    ]
-    (tmp_path / "controller.metrics.jsonl").write_text("\n".join(lines) + "\n")
-    real = train_dream.best_checkpoint(Settings(run_dir=tmp_path), first=20)
-    dreamed = train_dream.best_checkpoint(
-        Settings(run_dir=tmp_path, real_validation=False), first=20
-    )
-    assert (real["step"], dreamed["step"]) == (30, 50)
 
 
 def test_search_is_over_all_867_parameters() -> None:

@@ -109,6 +109,7 @@ def score(settings: Settings, number: int) -> dict[str, Any]:
         "low": low,
         "high": high,
         "scores": evaluation["scores"],
+        "lost": sum(evaluation["lost"]),
         "agent": evaluation["agent"],
     }
 
@@ -130,7 +131,8 @@ def report(settings: Settings, records: list[dict[str, Any]]) -> None:
     for record in records:
         print(
             f"round {record['step']}: {record['mean']:.0f} ({record['low']:.0f} … "
-            f"{record['high']:.0f}) on {len(record['scores'])} validation tracks"
+            f"{record['high']:.0f}) on {len(record['scores'])} validation tracks, "
+            f"{record['lost']} lost"
         )
 
 

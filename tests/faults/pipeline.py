@@ -17,8 +17,9 @@ FLAGS = {
     "process_data": "--batch 16",
     "train_rnn": "--steps 6 --continue-steps 4 --lanes 2 --window 8 --evaluate-every 3 "
     "--save-seconds 0",
-    "train_dream": "--generations 4 --continue-generations 2 --candidates 4 --dreams 2 "
-    "--horizon 5 --validate-every 4 --validation-tracks 1 --workers 1 --save-every 1",
+    "train_dream": "--searches 2 --continue-searches 1 --generations 2 --continue-generations 2 "
+    "--candidates 4 --dreams 2 --horizon 5 --save-mean-every 2 --validation-tracks 1 --workers 1 "
+    "--save-every 1",
     "test_agent": "--episodes 2 --workers 1",
     ITERATE: "--rounds 1 --on-policy-episodes 1 --iterative-episodes 1 --score-tracks 1 "
     "--workers 1",
@@ -64,9 +65,10 @@ CHAINS = {
 # Module constants that set sizes, replaced in every child process.
 TINY = {
     "run_vae_training": {"HELD_OUT_FRAMES": 8, "SHOWN_FRAMES": 4},
-    "train_dream": {"MAX_STEPS": 30, "SCORE_DREAMS": 4},
+    "utils.search.selection": {"MAX_STEPS": 30},
+    "utils.search.evolution": {"SCORE_DREAMS": 4},
     "test_agent": {"MAX_STEPS": 30},
-    "utils.data.start_states": {"MOMENTS": 4},
+    "utils.data.start_states": {"STATES_PER_EPISODE": 4},
 }
 
 # What each script does in a run without a fault. A fault is tried at each; test_references.py

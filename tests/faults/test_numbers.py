@@ -79,7 +79,7 @@ def test_some_candidates_without_a_return(suite: Suite, value: float, candidates
 @VALUES
 def test_mean_without_a_score(suite: Suite, value: float) -> None:
     """Of two saved means, the one with a score is chosen."""
-    flags = ("--no-real-validation", "--validate-every", "2")
+    flags = ("--no-real-validation",)
     with workspace(suite, "train_dream") as folder:
         finish("train_dream", folder, *flags, inject=bad_score(value)).succeeded()
         _, chosen = load_controller(folder / "run" / "controller.eqx")

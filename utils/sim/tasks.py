@@ -14,6 +14,7 @@ from utils.io.run_folder import AgentFiles
 # The batch always has this size, padded where fewer cars drive, and a track always has the same
 # slot in it. So the bytes of an episode do not depend on the episodes driven beside it.
 CARS_PER_BATCH = 2
+LOST_BELOW = 700.0  # points; a drive that stays on the road scores more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,11 @@ class DriveResult:
     lap_finished: bool
     left_playfield: bool
 
+    @property
+    def lost(self) -> bool:
+        """Whether the car left the road and did not return in time to score."""
+        return not self.lap_finished and self.score < LOST_BELOW
+
 
 @dataclasses.dataclass(frozen=True)
 class DriveBatch:
@@ -68,10 +74,10 @@ def batch_tasks(tasks: Sequence[DriveTask], workers: int) -> list[DriveBatch]:
     """
     if len(tasks) <= workers or tasks[0].driver not in AGENT_MODES:
         return [DriveBatch((task,)) for task in tasks]
-    by_slot = collections.defaultdict(list)
+    by_agent: dict = collections.defaultdict(lambda: collections.defaultdict(list))
     for task in tasks:
-        by_slot[slot_of(task)].append(task)
-    rows = itertools.zip_longest(*by_slot.values())
+        by_agent[task.agent][slot_of(task)].append(task)
+    rows = [row for slots in by_agent.values() for row in itertools.zip_longest(*slots.values())]
     return [DriveBatch(tuple(task for task in row if task is not None)) for row in rows]
 
 

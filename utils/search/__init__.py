@@ -1,0 +1,1 @@
+"""The search for a controller: CMA-ES in the dream, and the choice among its means."""

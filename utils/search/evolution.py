@@ -1,0 +1,152 @@
+"""CMA-ES in the dream (Ha & Schmidhuber 2018, section 2.4): a generation, and its evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from evosax.algorithms import CMA_ES
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from models.controller import Controller, Whitening
+from models.dream import dream_returns, replicated_sharding
+from models.rnn import MDNRNN, mixture_noise
+from utils.data.start_states import StartStates
+from utils.errors import UserError
+
+# One call to the device runs as many generations as take about a second, up to the maximum.
+SECONDS_PER_CALL, MAX_GENERATIONS_PER_CALL = 1.0, 100
+SCORE_DREAMS = 64  # dreams of the score of a saved mean, the same for every mean
+
+
+class DreamEvaluator(eqx.Module):
+    """All that a generation needs besides the state of the search; constant during a run.
+
+    A point of the search space is added to `origin`: zeros, or the controller of an earlier run.
+    """
+
+    rnn: MDNRNN
+    start_states: StartStates
+    whitening: Whitening
+    origin: Controller
+    settings: Any = eqx.field(static=True)  # Settings of train_dream.py
+
+    def controller(self, point: Controller) -> Controller:
+        """The controller on [z, h] at a point of the search space."""
+        return jax.tree.map(jnp.add, self.origin, self.whitening.to_raw(point))
+
+    def returns(self, points: Controller, key: PRNGKeyArray, dreams: int) -> Array:
+        """Dream returns (candidates, dreams) of points of the search space."""
+        start_key, noise_key = jax.random.split(key)
+        settings = self.settings
+        starts = self.start_states.sample(
+            start_key, dreams, settings.reset_share, settings.on_policy_share
+        )
+        noise = mixture_noise(noise_key, (dreams, settings.horizon, self.rnn.latent))
+        controllers = jax.vmap(self.controller)(points)
+        return dream_returns(
+            self.rnn, controllers, starts, noise, settings.temperature, settings.reward_limit
+        )
+
+
+def fit_whitening(start_states: StartStates, components: int, masked: int = 0) -> Whitening:
+    """Mean, scale and principal components of [z, h] at the starts.
+
+    The last `masked` features are hidden from C. Returns at most as many components as there are
+    visible features.
+    """
+    features = np.asarray(start_states.features(), np.float64)
+    # The lower bound keeps a feature that hardly varies from becoming noise.
+    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-2)
+    visible = ((features - mean) / scale)[:, : features.shape[1] - masked]
+    _, vectors = np.linalg.eigh(visible.T @ visible / len(visible))  # by ascending variance
+    basis = vectors[:, ::-1][:, :components]
+    return Whitening(*(jnp.asarray(x, jnp.float32) for x in (mean, scale, basis)))
+
+
+def initial_search(evaluator: DreamEvaluator, key: PRNGKeyArray) -> tuple[CMA_ES, Any, Any]:
+    """The search, its parameters and its state before the first generation."""
+    settings = evaluator.settings
+    zero = Controller(evaluator.whitening.components)
+    search = CMA_ES(population_size=settings.candidates, solution=zero)
+    params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
+    return search, params, as_returned(search.init(key, zero, params), settings)
+
+
+def as_returned(state: Any, settings: Any) -> Any:
+    """The state with the types and devices that `run_generations` returns.
+
+    With others, the first call would be compiled separately.
+    """
+    state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
+    return jax.device_put(state, replicated_sharding(settings.candidates, settings.dreams))
+
+
+@eqx.filter_jit
+def run_generations(
+    search: CMA_ES,
+    params: Any,
+    state: Any,
+    evaluator: DreamEvaluator,
+    key: PRNGKeyArray,
+    first: Int[Array, ""],
+    count: Int[Array, ""],
+) -> tuple[Any, Float[Array, "generations candidates"], Float[Array, " generations"]]:
+    """Generations `first` … `first` + `count` − 1, each ask, dream, tell, in one call.
+
+    Returns the new state, every candidate's return in each generation, and the mutation strength
+    of each generation; rows from `count` on are zero. `count` is not a constant of the compiled
+    loop, so that a generation's bits do not depend on the generations in the same call.
+    """
+
+    def generation(index: Array, carry: tuple) -> tuple:
+        state, history, strengths = carry
+        generation_key = jax.random.fold_in(key, first + index)
+        ask_key, dream_key, tell_key = jax.random.split(generation_key, 3)
+        population, state = search.ask(ask_key, state, params)
+        returns = evaluator.returns(population, dream_key, evaluator.settings.dreams).mean(axis=1)
+        # evosax minimises. A return that is not finite ranks last.
+        fitness = jnp.where(jnp.isfinite(returns), -returns, jnp.inf)
+        state, _ = search.tell(tell_key, population, fitness, state, params)
+        return state, history.at[index].set(returns), strengths.at[index].set(state.std)
+
+    history = jnp.zeros((MAX_GENERATIONS_PER_CALL, search.population_size))
+    carry = (state, history, jnp.zeros(MAX_GENERATIONS_PER_CALL))
+    return jax.lax.fori_loop(0, count, generation, carry)
+
+
+@eqx.filter_jit
+def dream_score(evaluator: DreamEvaluator, mean: Controller) -> Float[Array, ""]:
+    """Mean return of one point of the search space in dreams that are always the same."""
+    points = jax.tree.map(lambda x: x[None], mean)
+    return evaluator.returns(points, jax.random.key(0), SCORE_DREAMS).mean()
+
+
+def generations_until_checkpoint(done: int, last: int, every: tuple[int, ...]) -> int:
+    """Generations to the next multiple of one of `every`, or to the last one."""
+    return min(last - done, *(n - done % n for n in every))
+
+
+def generations_per_call(count: int, seconds: float) -> int:
+    """The number of generations for the next call, if `count` of them took `seconds`."""
+    return max(
+        1, min(MAX_GENERATIONS_PER_CALL, round(count * SECONDS_PER_CALL / max(seconds, 1e-3)))
+    )
+
+
+def generation_stats(returns: np.ndarray, generation: int, saved: Path) -> dict[str, float]:
+    """Best, mean and spread of a generation. Raises UserError if no return is finite."""
+    values = returns[np.isfinite(returns)]
+    if not values.size:
+        kept = f"the last good state is kept in {saved}" if saved.exists() else "no state was saved"
+        raise UserError(
+            f"no dream of generation {generation} has a return; {kept}. "
+            "Is M trained? Try train_rnn.py --fresh with a lower --learning-rate"
+        )
+    return {
+        "best": float(values.max()),
+        "mean": float(values.mean()),
+        "spread": float(values.std()),
+    }
