@@ -138,7 +138,7 @@ def test_whitening_is_of_what_is_seen_at_the_starts(evaluator: DreamEvaluator) -
     np.testing.assert_allclose(scale[:LATENT], 0.01)  # nothing is divided by zero
 
 
-@pytest.mark.parametrize(("components", "unseen"), [(2, 0), (6, 0), (60, 0), (2, 3), (60, 3)])
+@pytest.mark.parametrize(("components", "masked"), [(2, 0), (6, 0), (60, 0), (2, 3), (60, 3)])
 def test_a_search_moves_in_the_first_principal_components(
     evaluator: DreamEvaluator, components: int, masked: int
 ) -> None:

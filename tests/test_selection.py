@@ -130,9 +130,9 @@ def test_cars_side_by_side_are_one_agents() -> None:
         for track in (1, 2, 3)
     ]
     groups = batch_tasks(tasks, workers=1)
-    assert len(groups) == 6  # two of an agent's three tracks have the same lane
-    assert all(len({task.agent for task in group.drives}) == 1 for group in groups)
-    grouped = [(task.agent, task.track) for group in groups for task in group.drives]
+    assert len(groups) == 6  # two of an agent's three tracks have the same slot
+    assert all(len({task.agent for task in group.tasks}) == 1 for group in groups)
+    grouped = [(task.agent, task.track) for group in groups for task in group.tasks]
     assert len(grouped) == 9 and set(grouped) == {(task.agent, task.track) for task in tasks}
 
 

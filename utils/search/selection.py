@@ -1,7 +1,7 @@
 """The choice among saved means: successive halving on real validation tracks.
 
-All means drive a few tracks, the best third drives three times as many other tracks, and so on. Most
-real episodes are thus spent on the few means that may be the best (Karnin et al. 2013).
+All means drive a few tracks, the best third drives three times as many other tracks, and so on.
+Most episodes are thus spent on the few means that may be the best (Karnin et al. 2013).
 """
 
 import math
