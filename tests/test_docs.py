@@ -93,7 +93,7 @@ def module_of(command: list[str]) -> tuple[ModuleType | None, list[str]]:
         command = command[1:]
     if command[:1] == ["-m"]:
         name = command[1]
-        if name.split(".")[0] not in ("tools", "benchmarks") or name.endswith(".NAME"):
+        if name.split(".")[0] not in ("tools", "benchmarks", "examples") or name.endswith(".NAME"):
             return None, []
         folder = ROOT / name.replace(".", "/")
         return importlib.import_module(f"{name}.__main__" if folder.is_dir() else name), command[2:]
@@ -103,8 +103,10 @@ def module_of(command: list[str]) -> tuple[ModuleType | None, list[str]]:
 
 
 def commands_in(document: Path) -> list[tuple[ModuleType, list[str]]]:
-    found = []
-    for line in code_of(text_of(document)):
+    found, lines = [], code_of(text_of(document))
+    variables = dict(re.findall(r'^(\w+)="(.*)"$', "\n".join(lines), re.MULTILINE))
+    for line in lines:
+        line = re.sub(r"\$(\w+)", lambda match: variables.get(match[1], match[0]), line)
         line = re.split(r"\s#\s|\s(?:&&|\|)\s", line)[0].replace("…", "").strip()
         line = re.sub(r"^(\w+=\S+ )+", "", line)
         if re.match(r"((\S*/)?python3? |\w+\.py( |$))", line):
@@ -126,7 +128,7 @@ def test_commands_are_read_by_the_real_parsers(
                 parse(module.Settings, "", getattr(module, "PRESETS", {}), arguments)
             except SystemExit:
                 pytest.fail(f"{module.__name__} {arguments}: {capsys.readouterr().err}")
-        else:  # benchmarks build their parsers as they run
+        else:  # benchmarks and examples build their parsers as they run
             source = Path(str(module.__file__)).read_text()
             source += (ROOT / "benchmarks" / "measuring.py").read_text()
             for flag in (argument for argument in arguments if argument.startswith("--")):
