@@ -66,7 +66,7 @@ reproduce: $(VENV)/installed  ## the recipe of docs/experiments.md, from nothing
 	$(BIN)/python run_vae_training.py $(FLAGS)
 	$(BIN)/python process_data.py $(FLAGS)
 	$(BIN)/python train_rnn.py $(FLAGS) --optimism-penalty 2
-	$(BIN)/python train_dream.py $(FLAGS) --generations 60 --on-policy-share 0
+	$(BIN)/python train_dream.py $(FLAGS)
 	$(BIN)/python -m tools.iterate $(FLAGS) --rounds 3
 	$(BIN)/python test_agent.py $(FLAGS) --log docs/test_log.jsonl
 

@@ -16,7 +16,6 @@ dreams × 200 steps takes about 2 seconds on 2 CPU cores. Rerun the same command
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,7 +42,7 @@ from utils.search.evolution import (
     as_returned,
     dream_score,
     fit_whitening,
-    generation_stats,
+    generation_records,
     generations_per_call,
     generations_until_checkpoint,
     initial_search,
@@ -217,12 +216,13 @@ def train(settings: Settings) -> None:
             found = run_generations(search, params, state, run.evaluator, key, *which)
             state, *history = found[0], *(np.asarray(rows)[:count] for rows in found[1:])
             at_once = generations_per_call(count, time.monotonic() - begun)
-            records = list(record_of(run, number, *history))
+            records = generation_records(*history, number, run.state_path)
+            place = {"first": first, "search": (number - first) // run.length + 1}
             number, done = number + count, done + count
             if settings.saves_mean(done, run.length):
                 records[-1] |= run.save_mean(number, search.get_mean(state))
             for record in records:
-                metrics.append(**record)
+                metrics.append(**place, **record)
             reached = number, state
             bar.update(count)
             if "dream_score" in records[-1] or done % settings.save_every == 0:
@@ -265,16 +265,6 @@ def begin(settings: Settings) -> Run | None:
     if plan.continued_from:
         effort = settings.continue_searches, settings.continue_generations
     return Run(settings, plan, inputs, evaluator, *effort)
-
-
-def record_of(
-    run: Run, number: int, returns: np.ndarray, strengths: np.ndarray
-) -> Iterator[dict[str, Any]]:
-    """The metrics records of the generations after `number`."""
-    first = run.plan.first
-    for step, (row, sigma) in enumerate(zip(returns, strengths, strict=True), number + 1):
-        place = {"step": step, "first": first, "search": (step - 1 - first) // run.length + 1}
-        yield {**place, **generation_stats(row, step, run.state_path), "sigma": float(sigma)}
 
 
 def finish(run: Run, metrics: Metrics) -> None:

@@ -24,7 +24,7 @@ from utils.search.evolution import (
     DreamEvaluator,
     dream_score,
     fit_whitening,
-    generation_stats,
+    generation_records,
     generations_per_call,
     generations_until_checkpoint,
     initial_search,
@@ -295,17 +295,20 @@ def test_one_candidate_without_a_number_ranks_last(begun: tuple) -> None:
     np.testing.assert_allclose(told, tell(jnp.array(99.0)), rtol=1e-6)
 
 
-def test_a_generation_without_any_number_is_a_failure(tmp_path: Path) -> None:
+def test_a_generation_without_any_finite_return_is_an_error(tmp_path: Path) -> None:
     saved = tmp_path / "controller.training.eqx"
+
+    def records(*returns: list[float]) -> list[dict[str, float]]:
+        return generation_records(np.array(returns), np.full(len(returns), 0.5), 6, saved)
+
     with pytest.raises(UserError, match="no state was saved"):
-        generation_stats(np.full(4, np.nan), 7, saved)
+        records([np.nan] * 4)
     saved.touch()
-    with pytest.raises(UserError, match=rf"generation 7 .*{saved}.*train_rnn\.py"):
-        generation_stats(np.full(4, np.nan), 7, saved)
-    with pytest.raises(UserError):
-        generation_stats(np.array([jnp.nan, jnp.inf]), 7, saved)
-    summary = generation_stats(np.array([1.0, jnp.nan, 4.0]), 7, saved)
-    np.testing.assert_allclose([summary[k] for k in ("best", "mean", "spread")], [4, 2.5, 1.5])
+    with pytest.raises(UserError, match=rf"generation 8 .*{saved}.*train_rnn\.py"):
+        records([1.0, 2.0], [np.nan, np.inf])
+    (record,) = records([1.0, np.nan, 4.0])
+    expected = {"step": 7, "best": 4.0, "mean": 2.5, "spread": 1.5, "sigma": 0.5}
+    assert record == pytest.approx(expected)
 
 
 def test_search_is_over_all_867_parameters() -> None:

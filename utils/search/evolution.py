@@ -136,17 +136,36 @@ def generations_per_call(count: int, seconds: float) -> int:
     )
 
 
-def generation_stats(returns: np.ndarray, generation: int, saved: Path) -> dict[str, float]:
-    """Best, mean and spread of a generation. Raises UserError if no return is finite."""
-    values = returns[np.isfinite(returns)]
-    if not values.size:
-        kept = f"the last good state is kept in {saved}" if saved.exists() else "no state was saved"
-        raise UserError(
-            f"no dream of generation {generation} has a return; {kept}. "
-            "Is M trained? Try train_rnn.py --fresh with a lower --learning-rate"
+def generation_records(
+    returns: Float[np.ndarray, "generations candidates"],
+    strengths: Float[np.ndarray, " generations"],
+    done: int,
+    saved: Path,
+) -> list[dict[str, float]]:
+    """The metrics of the generations after `done`: best, mean and spread of the returns, sigma.
+
+    Raises UserError if no return of a generation is finite; it names the state kept in `saved`.
+    """
+    records = []
+    for step, (row, sigma) in enumerate(zip(returns, strengths, strict=True), done + 1):
+        values = row[np.isfinite(row)]
+        if not values.size:
+            kept = (
+                f"the last good state is kept in {saved}"
+                if saved.exists()
+                else "no state was saved"
+            )
+            raise UserError(
+                f"no dream of generation {step} has a return; {kept}. "
+                "Is M trained? Try train_rnn.py --fresh with a lower --learning-rate"
+            )
+        records.append(
+            {
+                "step": step,
+                "best": float(values.max()),
+                "mean": float(values.mean()),
+                "spread": float(values.std()),
+                "sigma": float(sigma),
+            }
         )
-    return {
-        "best": float(values.max()),
-        "mean": float(values.mean()),
-        "spread": float(values.std()),
-    }
+    return records
