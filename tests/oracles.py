@@ -1,4 +1,4 @@
-"""M, C and the dream once more, in plain float64 NumPy and SciPy; and models with given weights."""
+"""Reference implementations of M and C in float64 NumPy and SciPy, and models for tests."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +16,7 @@ ModelT = TypeVar("ModelT")
 
 
 def random_model(build: Callable[[], ModelT], seed: int, scale: float = 1.0) -> ModelT:
-    """What `build` makes, its weights ~ U(±scale / √rows) from NumPy: nothing to compile."""
+    """The model that `build` makes, with weights ~ U(±scale / √rows) from NumPy: no compilation."""
     rng = np.random.default_rng(seed)
 
     def weights(leaf: Any) -> np.ndarray:
@@ -27,9 +27,9 @@ def random_model(build: Callable[[], ModelT], seed: int, scale: float = 1.0) -> 
 
 
 def constant_rnn(latent: int, hidden: int, components: int, **outputs: float) -> MDNRNN:
-    """An RNN that always says the same: `reward` (in tiles over −0.1), `end_logit`, `log_scale`.
+    """An RNN with constant predictions: `reward` (in tiles over −0.1), `end_logit`, `log_scale`.
 
-    It foresees that z stays as it is, all components alike.
+    All components predict that z does not change.
     """
     shapes = eqx.filter_eval_shape(
         lambda: MDNRNN(latent, hidden, components, key=jax.random.key(0))
@@ -58,7 +58,7 @@ def _double(array: Any) -> np.ndarray:
 def lstm_step(
     rnn: MDNRNN, hidden: np.ndarray, cell: np.ndarray, z: np.ndarray, action: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hochreiter & Schmidhuber with forget gate; its bias begins at 1."""
+    """LSTM (Hochreiter & Schmidhuber 1997) with a forget gate whose bias is offset by 1."""
     gates = np.concatenate([z, action]) @ _double(rnn.cell.weight_ih)
     gates = gates + _double(rnn.cell.bias) + hidden @ _double(rnn.cell.weight_hh)
     n = len(hidden)
@@ -68,7 +68,7 @@ def lstm_step(
 
 
 def foresee(rnn: MDNRNN, hidden: np.ndarray, z: np.ndarray) -> Foreseen:
-    """The heads: weights, means relative to z, log scales; reward in tiles over −0.1; end."""
+    """M's heads: weights, means relative to z, log scales; reward in tiles over −0.1; end."""
     out = hidden @ _double(rnn.heads.weight) + _double(rnn.heads.bias)
     per_part = rnn.components * rnn.latent
     logits, shift, log_scale = (
@@ -91,7 +91,7 @@ def log_likelihood(foreseen: Foreseen, z: np.ndarray) -> np.ndarray:
 def sample(
     foreseen: Foreseen, choice: np.ndarray, normal: np.ndarray, temperature: float
 ) -> np.ndarray:
-    """As in Ha's code: a component for each dimension by its adjusted weight, then a Gaussian."""
+    """As in Ha's code: for each dimension a component by its adjusted weight, then a Gaussian."""
     weights = softmax(foreseen.log_weight / temperature, axis=0)
     z = np.empty(len(choice))
     for i in range(len(choice)):
@@ -101,7 +101,7 @@ def sample(
 
 
 def act(controller: Controller, z: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Ha & Schmidhuber's squashing of W [z, h] + b."""
+    """C: W [z, h] + b, squashed as in Ha & Schmidhuber's code."""
     features = np.concatenate([z, hidden])
     raw = np.tanh(features @ _double(controller.weight) + _double(controller.bias))
     return np.array([raw[0], (raw[1] + 1) / 2, min(max(raw[2], 0.0), 1.0)])

@@ -1,4 +1,4 @@
-"""What V and M learn from, batch by batch: every row where it belongs, none lost, none twice."""
+"""Batches of V and M: every row in its place, none lost, none twice; the targets of M."""
 
 import doctest
 import inspect
@@ -189,12 +189,12 @@ def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.actions, episode.actions)
     rewards = np.maximum(episode.rewards, np.float32(-0.1))
     np.testing.assert_allclose(read.rewards, rewards, rtol=1e-6)
-    # A finished lap ends an episode too, but nobody left the playfield.
+    # A finished lap also ends the episode, but is no failure.
     assert not read.failed.any()
     np.testing.assert_array_equal(
         read_latent_episode(left, LATENT, 1).failed, [False] * (steps - 1) + [True]
     )
-    # Leaving costs 100 points, and they are no reward to learn: the end head has them.
+    # The −100 for leaving the playfield is not in the rewards that M learns.
     np.testing.assert_allclose(read_latent_episode(left, LATENT, 1).rewards[-1], -0.1, rtol=1e-6)
     smoothed = read_latent_episode(finished, LATENT, smoothing=3).rewards
     np.testing.assert_allclose(smoothed, smooth_rewards(rewards, 3))
@@ -220,18 +220,18 @@ def drive_of(steps: int, tiles: list[int]) -> np.ndarray:
 
 def test_a_drive_has_failed_where_no_tile_comes_in_time() -> None:
     nobody_left = np.zeros(300, bool)
-    # Tiles up to step 40, and one at 150: hindsight says lost from 41 on, until it is near again.
+    # Tiles up to step 40 and at 150: failed from 41 until 75 steps before the next tile.
     lost = failed_steps(drive_of(300, [0, 40, 150]), nobody_left)
     expected = np.zeros(300, bool)
     expected[41 : 150 - NO_TILE_STEPS] = True
-    expected[151:] = True  # and none came after it, for longer than anyone would wait
+    expected[151:] = True  # no tile within 75 steps
     np.testing.assert_array_equal(lost, expected)
     # A tile after exactly NO_TILE_STEPS steps is in time.
     lost = failed_steps(
         drive_of(NO_TILE_STEPS + 2, [0, NO_TILE_STEPS + 1]), np.zeros(NO_TILE_STEPS + 2, bool)
     )
     np.testing.assert_array_equal(lost, [False, *[False] * (NO_TILE_STEPS + 1)])
-    # The drive was cut off too early to tell; it never got a tile at all; it left the playfield.
+    # Cut off too early to tell; no tile at all; left the playfield.
     assert not failed_steps(drive_of(110, [60]), np.zeros(110, bool)).any()
     assert failed_steps(drive_of(110, []), np.zeros(110, bool)).all()
     left = np.arange(110) == 109
@@ -246,7 +246,7 @@ def test_steps_after_a_whole_lap_are_left_out() -> None:
     missed = rewards.copy()
     missed[tiles[100:119]] = -0.1  # nineteen of them missed: still a lap
     assert lap_steps(missed) == 898
-    missed[tiles[200:210]] = -0.1  # ten more: not to be told from a drive that was lost
+    missed[tiles[200:210]] = -0.1  # ten more: no whole lap
     assert lap_steps(missed) == 1000
     rewards[950] = -100
     assert lap_steps(rewards) == 898

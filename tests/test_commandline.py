@@ -1,4 +1,4 @@
-"""The command line: flags and presets in this process, exit codes and Ctrl-C as shells see them."""
+"""The command line: flags and presets in this process; exit codes and Ctrl-C in a shell."""
 
 import dataclasses
 import importlib

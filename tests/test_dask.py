@@ -1,4 +1,4 @@
-"""Workers of a Dask cluster: as good as our own, a killed one and a hanging one included."""
+"""Workers of a Dask cluster, which also die and hang."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Drives as tasks: the fast drawing changes nothing, and identity decides every byte."""
+"""Drive tasks: the renderer, the workers and the batch do not change an episode's bytes."""
 
 import dataclasses
 import hashlib
@@ -111,7 +111,7 @@ def test_an_episode_has_the_same_bytes_whatever_the_number_of_workers(
     tmp_path: Path, agent: AgentFiles
 ) -> None:
     scores = {}
-    for workers, together in ((1, [2, 1]), (3, [1, 1, 1])):  # two in one lane, one in the other
+    for workers, together in ((1, [2, 1]), (3, [1, 1, 1])):  # two in one slot, one in the other
         tasks = [
             DriveTask(
                 track, "on-policy", 25, agent=agent, output=tmp_path / f"{workers}/{track}.npz"
@@ -140,7 +140,7 @@ def test_noisy_actions_stay_in_the_action_space_and_update_the_memory(
     assert ((actions == 1) | (actions == -1)).any(), "no action was so noisy that it was cut"
     plain = drive_episode(environment, Agent.load(agent), task.track, task.max_steps, {}).actions
     assert (actions != plain).any(axis=1).all()
-    # The memory has seen the noisy actions, not the intended ones.
+    # The memory gets the noisy actions.
     loaded = Agent.load(agent)
     observation, _ = environment.reset(seed=task.track)
     hidden, cell = np.zeros((2, SIZES["hidden"]))

@@ -1,4 +1,4 @@
-"""The real environment: frames, rewards and ends where they belong, and the drivers' manners."""
+"""The real environment: frames, rewards and ends in the right rows; the drivers without a model."""
 
 import itertools
 
@@ -102,7 +102,7 @@ def test_a_recording_has_the_contracts_shapes(recorded: Episode) -> None:
 
 
 def test_leaving_the_playfield_is_on_the_last_row() -> None:
-    # Gas, and the wheel hardly turned: off the road, over the grass, out of the world.
+    # Full gas with a small steering angle leaves the playfield.
     straight = Recorded(np.tile(np.array([0.02, 0.6, 0], np.float32), (MAX_STEPS, 1)))
     episode = drive_episode(PhysicsOnly(), straight, 80_000_002, MAX_STEPS, {})
     steps = len(episode.rewards)
@@ -154,7 +154,7 @@ def test_a_driver_depends_only_on_seed_mode_and_track() -> None:
             environment, make_driver(DriveTask(track, mode, 80, seed=seed)), track, 80, {}
         ).actions
 
-    # Random driving does not look at the track: only the generator tells one drive from another.
+    # A random driver ignores the track, so only its generator makes episodes differ.
     for mode in ("random", "recovery"):
         expected = first_actions(mode, 5, 0)
         np.testing.assert_array_equal(first_actions(mode, 5, 0), expected)

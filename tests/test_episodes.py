@@ -1,4 +1,4 @@
-"""The data contract: what is written is read back, and anything else is refused by name."""
+"""The data contract: episodes are read back as written, and other files are refused by name."""
 
 import io
 import json

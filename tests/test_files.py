@@ -1,4 +1,4 @@
-"""Files are whole or not there, one run to a folder: with real kills and a really full disk."""
+"""Atomic writing and locks on folders, with real kills and a real size limit."""
 
 import json
 import os

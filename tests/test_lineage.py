@@ -1,4 +1,4 @@
-"""Lineage: what a training does with what it finds, and which checkpoints it refuses."""
+"""Checkpoints: when a training resumes or begins, and which files are refused."""
 
 import dataclasses
 import hashlib
@@ -122,7 +122,7 @@ def test_a_stopped_continuation_resumes(run: Run) -> None:
     sha256 = run.finished(step=10)
     run.stopped(step=12, first=10, continued_from=sha256, data="d2")
     assert run.plan(data="d2") == ("resume", 10, 12, sha256)
-    # From scratch means from scratch, and even newer episodes begin a continuation of their own.
+    # Newer episodes begin another continuation; --fresh begins from scratch.
     assert run.plan(data="d2", fresh=True) == BEGIN
     assert run.plan(data="d3") == ("continue", 10, 10, sha256)
 
@@ -142,7 +142,7 @@ def test_a_state_left_by_a_kill_after_the_end_changes_nothing(run: Run) -> None:
     assert run.plan(data="d2")[0] == "finished"
     run.finished(step=10)
     run.stopped(step=10)
-    assert run.plan() == ("resume", 0, 10, "")  # nothing is left to do but the same final file
+    assert run.plan() == ("resume", 0, 10, "")  # only the final file is left to write
 
 
 def test_fresh_redoes_what_was_continued_and_then_is_done(run: Run) -> None:
@@ -280,7 +280,7 @@ def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
         except UserError as error:
             assert str(path) in str(error)
             continue
-        # In the header's text, an E for the e of a number changes nothing.
+        # An E instead of the e of a number in the header changes nothing.
         assert position < header_length and header == HEADER
 
 
@@ -356,7 +356,7 @@ def test_a_leaf_that_is_no_number_is_refused_by_name(tmp_path: Path, value: floa
     save(path, HEADER, bad)
     with pytest.raises(UserError, match=f"{path}: two.0: NaN or infinity"):
         load(path, "rnn", lambda _: shapes)
-    # What a search begins with: it has seen nothing, and its best is infinite.
+    # The state of a new search: its best value is infinite.
     save(path, dataclasses.replace(HEADER, kind="rnn training"), bad)
     if np.isnan(value):
         with pytest.raises(UserError, match=f"{path}: two.0: NaN or infinity"):
@@ -402,7 +402,7 @@ def test_checkpoints_are_never_unpickled(tmp_path: Path) -> None:
     mark.unlink()  # the trap works
     leaf = io.BytesIO()
     np.save(leaf, np.array([Trap(mark)], object), allow_pickle=True)
-    # All checksums are right, as one who means harm would make them.
+    # An attacker would make all checksums right.
     fields = {
         "format": checkpoints.FORMAT,
         "sha256": hashlib.sha256(leaf.getvalue()).hexdigest(),

@@ -1,4 +1,4 @@
-"""Killed at work by kill −9 and run again, each stage ends with an uninterrupted run's bytes.
+"""After kill −9 and a rerun each stage ends with the bytes of an uninterrupted run.
 
 The uninterrupted run compiled everything itself, the others read its compilation cache: equal
 bytes say that the cache changes nothing either.

@@ -1,4 +1,4 @@
-"""Worker processes that die, hang, raise, or lose their parent: with real processes."""
+"""Worker processes that die, hang, raise or lose their parent, with real processes."""
 
 import multiprocessing
 import os
