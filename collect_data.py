@@ -1,12 +1,13 @@
-"""Step 1: drive, and keep what was seen, done and caused.
+"""Step 1: collect episodes of driving.
 
     python collect_data.py                                    # a menu of driving modes
     python collect_data.py --mode recovery --episodes 200
     python collect_data.py --mode random --episodes 10000 --workers 8 --max-steps 1000
 
-Reads nothing for the modes random, recovery and aggressive; the agent of --run-dir for iterative
-and on-policy. Writes data/rollouts/<mode>/<seed>.npz, about 0.9 MB for 1,000 steps. --episodes
-completes what is there, so that a rerun resumes; a new agent or other settings drive new tracks.
+The modes iterative and on-policy need the agent of --run-dir; the others read nothing. Writes one
+file per episode, data/rollouts/<mode>/<seed>.npz, about 0.9 MB for 1,000 steps. --episodes is a
+total: a rerun drives what is missing. A new agent or other settings drive new tracks. About 500
+steps/s per core with an agent; the other modes are faster.
 """
 
 import sys
@@ -32,25 +33,25 @@ from utils.sim.tasks import DriveTask
 MENU = {
     "random": "Random (Brownian noise)",
     "iterative": "Iterative (current agent + exploration noise)",
-    "recovery": "Recovery (scripted driver, knocked off its line)",
+    "recovery": "Recovery (scripted driver, pushed off its line)",
     "aggressive": "Aggressive (scripted driver, too fast for the corners)",
-    "on-policy": "On-policy (current agent as it is)",
+    "on-policy": "On-policy (current agent without noise)",
 }
 
 
 @dataclass(frozen=True)
 class Settings(CommonSettings):
-    """The flags of this step."""
+    """The flags of this script."""
 
-    mode: str | None = setting(None, "how to drive; without it a menu asks", choices=MODES)
-    episodes: int = setting(200, "complete the episodes of this mode to so many", minimum=1)
-    max_steps: int = setting(MAX_STEPS, "steps after which an episode is cut off", minimum=1)
+    mode: str | None = setting(None, "driving mode; by default a menu asks for it", choices=MODES)
+    episodes: int = setting(200, "total number of episodes of this mode and settings", minimum=1)
+    max_steps: int = setting(MAX_STEPS, "time limit of an episode, in steps of 1/50 s", minimum=1)
     exploration: float = setting(
-        0.1, "iterative: standard deviation of the noise on each control", minimum=0.0
+        0.1, "iterative: standard deviation of the noise on each action", minimum=0.0
     )
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     dask: str | None = setting(
-        None, "address of a Dask scheduler whose workers drive, as tcp://host:8786"
+        None, "drive on the workers of this Dask scheduler, such as tcp://host:8786"
     )
     env: str = setting(
         "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
@@ -62,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {"quick": {"episodes": 24}, "paper": {"epis
 
 def ask_mode() -> str:
     """Show the menu on standard output and read the choice from standard input."""
-    print("How shall the car be driven?")
+    print("How should the car be driven?")
     for number, mode in enumerate(MODES, 1):
         print(f"  {number} {MENU[mode]}")
     print("  0 Exit")
@@ -95,7 +96,7 @@ def _ask(prompt: str, flag: str) -> str:
 
 
 def identity_of(mode: str, settings: Settings, agent: AgentFiles | None) -> dict[str, Any]:
-    """What makes two episodes on one track the same: mode, driving settings, agent."""
+    """What determines an episode on a given track: mode, driving settings, agent."""
     driving = {"max_steps": settings.max_steps, "seed": settings.seed}
     if mode == "iterative":
         driving["exploration"] = settings.exploration
@@ -103,10 +104,10 @@ def identity_of(mode: str, settings: Settings, agent: AgentFiles | None) -> dict
 
 
 def missing_tracks(folder: Path, identity: dict[str, Any], episodes: int) -> list[int]:
-    """The tracks still to be driven, so that `folder` has `episodes` of this identity.
+    """The tracks that are still to be driven for `folder` to have `episodes` of this identity.
 
-    They begin after the last track of the identity before it, and go on past every track that
-    is taken, so that a killed run leaves no gap when it is rerun and nothing is overwritten.
+    They start after the tracks of the previous identity and skip tracks that have a file. A rerun
+    after a kill therefore leaves no gap, and no file is overwritten.
     """
     entries = scan_files(folder.parent, EPISODE_SCHEMA)
     ours = {
@@ -115,7 +116,7 @@ def missing_tracks(folder: Path, identity: dict[str, Any], episodes: int) -> lis
         if entry.mode == folder.name
         and {key: entry.provenance.get(key) for key in identity} == identity
     }
-    # By name, so that a damaged file keeps its place too.
+    # By file name: a damaged file counts as taken, too.
     taken = {int(path.stem) for path in folder.glob("*.npz") if path.stem.isdecimal()}
     tracks = TRAINING[identity["mode"]]
     first = min(ours, default=tracks.stop)
@@ -133,7 +134,7 @@ def main(settings: Settings) -> None:
     with locked(settings.data_dir), timed(settings.data_dir, "collect_data"):
         identity = identity_of(mode, settings, agent)
         tracks = missing_tracks(folder, identity, episodes)
-        print(f"{folder}: {episodes - len(tracks)} of {episodes} episodes are there")
+        print(f"{folder}: {episodes - len(tracks)} of {episodes} episodes exist")
         provenance = {**identity, "environment": "CarRacing-v3", "versions": package_versions()}
         tasks = [
             DriveTask(
@@ -153,7 +154,7 @@ def main(settings: Settings) -> None:
 
 
 def collect(tasks: list[DriveTask], workers: int, cluster: str | None) -> None:
-    """Drive all tasks in parallel, with a bar, and say what came of it."""
+    """Drive all tasks in parallel and print a summary."""
     scores, steps, laps, left = [], 0, 0, 0
     with progress(len(tasks), "episode") as bar:
         for _, outcome in drive_all(tasks, workers, cluster):

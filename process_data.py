@@ -1,10 +1,10 @@
-"""Step 3: encode. Turn every collected frame into the mu and logvar that V sees in it.
+"""Step 3: encode every collected frame with V.
 
     python process_data.py
 
-Reads data/rollouts/ and the run's vae.eqx. Writes data/latents/<mode>/<seed>.npz, about 0.25 kB a
-frame. Only episodes that are new, or that another VAE encoded, are encoded again. About 1,000
-frames/s on 2 CPU cores.
+Reads data/rollouts/ and the run's vae.eqx. Writes mu and logvar of every frame to
+data/latents/<mode>/<seed>.npz, about 0.25 kB per frame. Only new episodes, and those encoded by
+another VAE, are encoded. About 1,000 frames/s on 2 CPU cores.
 """
 
 import collections
@@ -38,20 +38,22 @@ from utils.settings import CommonSettings, parse, setting
 
 @dataclass(frozen=True)
 class Settings(CommonSettings):
-    """The flags of this step."""
+    """The flags of this script."""
 
-    batch: int = setting(256, "frames encoded at once", minimum=1)
+    batch: int = setting(
+        256, "frames per batch; the padded last batch of an episode has as many", minimum=1
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {}
-CPU_FRAMES = 16  # whose patches and products the caches of a core hold
+CPU_FRAMES = 16  # per core: their activations fit into its caches
 
 
 @eqx.filter_jit
 def encode_batch(vae: ConvVAE, frames: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Frames uint8 (batch, 64, 64, 3) -> mu and logvar, float32 (batch, latent).
 
-    A GPU takes them all at once, a CPU as many at a time as its caches hold.
+    A GPU encodes them all at once, a CPU as many at a time as fit into its caches.
     """
     on_cpu = jax.default_backend() == "cpu"
     together = min(len(frames), CPU_FRAMES * default_workers() if on_cpu else len(frames))
@@ -61,28 +63,28 @@ def encode_batch(vae: ConvVAE, frames: np.ndarray) -> tuple[jax.Array, jax.Array
 def encode(vae: ConvVAE, frames: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """mu and logvar of any number of frames, float32 (n, latent).
 
-    The last batch is padded: every product has the same shape, so a frame's latent does not
-    depend on how many others are encoded with it.
+    The last batch is padded. All matrix products then have the same shape, so a frame's latent
+    does not depend on the number of other frames.
     """
     parts = []
     for start in range(0, len(frames), batch):
         part = frames[start : start + batch]
         if len(part) < batch:
             part = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
-        parts.append(encode_batch(vae, part))  # not waited for: the next batch is sent meanwhile
+        parts.append(encode_batch(vae, part))  # asynchronous: the next batch is prepared meanwhile
     mu, logvar = (np.concatenate(arrays)[: len(frames)] for arrays in zip(*parts, strict=True))
     return mu, logvar
 
 
 def latent_path(settings: Settings, entry: EpisodeFile) -> Path:
-    """Where an episode's latents lie: the same mode and stem."""
+    """The latent file of an episode: the same mode and name."""
     return settings.data_dir / "latents" / entry.mode / entry.path.name
 
 
 def is_current(
     path: Path, entry: EpisodeFile, vae_sha256: str, latents: dict[Path, EpisodeFile]
 ) -> bool:
-    """Whether the latents at `path` are of this very episode and this very VAE."""
+    """Whether the latents at `path` were made from this episode by this VAE."""
     found = latents.get(path)
     return found is not None and (
         found.provenance.get("vae") == vae_sha256
@@ -91,13 +93,13 @@ def is_current(
 
 
 def main(settings: Settings) -> None:
-    """Encode what is new or stale; remove latents whose episode is gone."""
+    """Encode new and stale episodes; remove latents whose episode no longer exists."""
     print(describe_device())
     header, vae = load_vae(settings.run_dir / "vae.eqx")
     vae_sha256 = sha256_of(settings.run_dir / "vae.eqx")
     with locked(settings.data_dir), timed(settings.data_dir, "process_data"):
         episodes = scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA)
-        # However many are damaged: they are encoded again.
+        # Any number of them may be damaged: those are encoded again.
         found = scan_latents(settings.data_dir, header.sizes["latent"], max_corrupt_share=1.0)
         latents = {entry.path: entry for entry in found}
         wanted = {latent_path(settings, entry): entry for entry in episodes}
@@ -112,9 +114,9 @@ def main(settings: Settings) -> None:
 def encode_all(
     settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[EpisodeFile]
 ) -> None:
-    """Encode the episodes of `entries`; damaged ones are named and left out.
+    """Encode episodes; damaged ones are named and skipped.
 
-    While the device encodes an episode, threads read the next ones and write the last ones.
+    While the device encodes an episode, threads read the next ones and write the previous ones.
     """
     by_path = {entry.path: entry for entry in entries}
     reads = read_ahead(read_episode, by_path)
@@ -124,7 +126,7 @@ def encode_all(
 
         def encode_next(path: Path) -> None:
             target = latent_path(settings, by_path[path])
-            # Where the episode turns out to be damaged, no stale latents stay in its place.
+            # First, so that no stale latents remain if the episode is damaged.
             target.unlink(missing_ok=True)
             episode = next(reads).result()
             origin = {"vae": vae_sha256, "episode": by_path[path].fingerprint}

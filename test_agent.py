@@ -1,12 +1,13 @@
-"""Step 6: face reality. Drive real tracks with the agent that was evolved in the dream.
+"""Step 6: test the agent on real tracks.
 
     python test_agent.py                          # 100 test tracks, the standard protocol
     python test_agent.py --split validation --episodes 16
     python test_agent.py --first-track 7 --episodes 1 --baseline random
 
-Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir, drives from the first frame on: no scripted
-warm-up. Writes evaluation.json, and for the first --videos tracks a film (Real | Reconstruction |
-Dream), a grid image and a plot, to --output-dir. About 500 steps/s a core beside the drawing.
+Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir. The agent drives from the first frame on.
+Writes evaluation.json to --output-dir, and for the first --videos tracks a video (real |
+reconstruction | dream), an image grid and a plot. About 500 steps/s per core: 100 tracks take 2
+minutes on 2 cores.
 """
 
 import datetime
@@ -22,7 +23,7 @@ from utils.data.splits import SPLITS
 from utils.io.files import locked, write_json
 from utils.io.records import append_record, timed
 from utils.io.run_folder import AgentFiles, find_agent
-from utils.runtime import default_workers, describe_device, progress
+from utils.runtime import default_workers, describe_device, format_number, progress
 from utils.settings import CommonSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
@@ -33,24 +34,27 @@ from utils.viz.video import replay, write_grid, write_plot, write_video
 
 @dataclass(frozen=True)
 class Settings(CommonSettings):
-    """The flags of this step."""
+    """The flags of this script."""
 
-    split: str = setting("test", "which tracks", choices=tuple(SPLITS))
+    split: str = setting("test", "the tracks to drive", choices=tuple(SPLITS))
     episodes: int = setting(100, "tracks to drive, one episode each", minimum=1)
     first_track: int | None = setting(
-        None, "drive the tracks from this seed on instead of a split", minimum=0, maximum=2**32 - 1
+        None,
+        "drive the tracks from this seed on instead of those of a split",
+        minimum=0,
+        maximum=2**32 - 1,
     )
-    output_dir: Path | None = setting(None, "where results go, by default --run-dir")
+    output_dir: Path | None = setting(None, "folder of the results; by default --run-dir")
     baseline: str = setting(
         "none",
-        "another driver on the same tracks",
+        "also drive the same tracks with this driver",
         choices=("none", "random", "scripted"),
         old_name="yardstick",
     )
-    videos: int = setting(1, "how many of the tracks are filmed", minimum=0)
-    dream_from: int = setting(100, "step at which the film's open-loop dream begins", minimum=0)
+    videos: int = setting(1, "tracks to write a video of", minimum=0)
+    dream_from: int = setting(100, "step at which the video's open-loop dream starts", minimum=0)
     log: Path | None = setting(
-        None, "file that gets a line about every evaluation on the test tracks"
+        None, "append a line about an evaluation on test tracks to this file"
     )
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     env: str = setting(
@@ -63,16 +67,20 @@ BOOTSTRAP_SAMPLES = 10_000
 
 
 def summarise(outcomes: list[DriveResult]) -> dict[str, Any]:
-    """Scores by track, their mean ± std and median, and a 95% bootstrap interval of the mean."""
+    """Scores by track, their mean, median and standard deviation, and an interval of the mean.
+
+    The interval is 95%, by bootstrap. It is unknown, [None, None], for a single track.
+    """
     scores = np.array([outcome.score for outcome in outcomes])
     draws = np.random.default_rng(0).choice(scores, (BOOTSTRAP_SAMPLES, len(scores)))
+    interval = np.percentile(draws.mean(axis=1), [2.5, 97.5]).tolist()
     return {
         "tracks": [outcome.track for outcome in outcomes],
         "scores": scores.tolist(),
         "mean": float(scores.mean()),
         "median": float(np.median(scores)),
         "std": float(scores.std()),
-        "interval": np.percentile(draws.mean(axis=1), [2.5, 97.5]).tolist(),
+        "interval": interval if len(scores) > 1 else [None, None],
         "steps": [outcome.steps for outcome in outcomes],
         "finished": [outcome.lap_finished for outcome in outcomes],
         "lost": [outcome.lost for outcome in outcomes],
@@ -80,7 +88,7 @@ def summarise(outcomes: list[DriveResult]) -> dict[str, Any]:
 
 
 def drive_tracks(tasks: list[DriveTask], workers: int, label: str) -> list[DriveResult]:
-    """Drive all tasks in parallel; outcomes in the order of the tasks."""
+    """Drive all tasks in parallel. Results are in the order of the tasks."""
     outcomes = {}
     with progress(len(tasks), "episode", label=label) as bar:
         for _, outcome in drive_all(tasks, workers):
@@ -93,18 +101,18 @@ def drive_tracks(tasks: list[DriveTask], workers: int, label: str) -> list[Drive
 
 
 def describe(name: str, summary: dict[str, Any]) -> str:
-    """One line of results."""
-    low, high = summary["interval"]
+    """The summary in one line."""
+    low, high = (format_number(bound, ".0f") for bound in summary["interval"])
     return (
         f"{name}: {summary['mean']:.1f} ± {summary['std']:.1f} on {len(summary['scores'])} tracks "
-        f"(95% interval of the mean {low:.0f} … {high:.0f}), median {summary['median']:.0f}, "
+        f"(95% interval of the mean {low} … {high}), median {summary['median']:.0f}, "
         f"{sum(summary['lost'])} lost, {sum(summary['finished'])} laps finished, "
         f"{np.mean(summary['steps']):.0f} steps"
     )
 
 
 def main(settings: Settings) -> None:
-    """Evaluate, film, and write everything down."""
+    """Evaluate the agent and write the results."""
     print(describe_device())
     output = settings.output_dir or settings.run_dir
     files = find_agent(settings.run_dir, "test_agent.py")
@@ -115,7 +123,7 @@ def main(settings: Settings) -> None:
         if settings.log and evaluation["split"] == "test":
             append_record(settings.log, log_line(evaluation))
         for track in evaluation["tracks"][: settings.videos]:
-            film(settings, agent, output, track)
+            write_media(settings, agent, output, track)
     baseline = evaluation["baseline"]
     if baseline:
         print(describe(f"{baseline['driver']} driving", baseline))
@@ -124,7 +132,7 @@ def main(settings: Settings) -> None:
 
 
 def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, Any]:
-    """Drive the agent, and the baseline if there is one, over the tracks."""
+    """Drive the tracks with the agent, and with the baseline if there is one."""
     first = settings.first_track
     tracks = SPLITS[settings.split] if first is None else range(first, first + settings.episodes)
     drives = [
@@ -156,7 +164,7 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
 
 
 def log_line(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What is remembered of an evaluation: test tracks must not become a choice in disguise."""
+    """The line of an evaluation in --log, which shows how often the test tracks were used."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "agent": evaluation["agent"],
@@ -169,18 +177,18 @@ def log_line(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def episode_path(output: Path, track: int) -> Path:
-    """Where a filmed episode is kept."""
+    """The file of a track's recorded episode."""
     return output / "episodes" / f"{track}.npz"
 
 
-def film(settings: Settings, agent: Agent, output: Path, track: int) -> None:
-    """Write film, grid and plot of one driven track."""
+def write_media(settings: Settings, agent: Agent, output: Path, track: int) -> None:
+    """Write the video, grid and plot of one track."""
     episode = read_episode(episode_path(output, track))
     shown = replay(agent.vae, agent.rnn, episode, settings.dream_from)
     write_video(output / f"track_{track}.mp4", episode, shown)
     write_grid(output / f"track_{track}_grid.png", episode, shown)
     write_plot(output / f"track_{track}_plot.png", episode, shown)
-    print(f"filmed {output / f'track_{track}.mp4'}, score {episode.score:.0f}")
+    print(f"wrote {output / f'track_{track}.mp4'}, score {episode.score:.0f}")
 
 
 if __name__ == "__main__":

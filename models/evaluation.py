@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.dream import DreamState, open_loop
 from models.rnn import MDNRNN, RNNState, Window, masked_mean, mixture_log_likelihood, mixture_noise
@@ -10,6 +10,11 @@ from models.vae import sample_latent
 
 HORIZONS = (10, 50, 200)  # steps of 1/50 s
 EPISODES_PER_BATCH = 4  # bounds the memory that predictions of whole episodes take
+
+
+def _mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[Array, ""]:
+    """Mean over the True entries of `mask`; NaN if there are none, since nothing was measured."""
+    return jnp.where(mask.any(), masked_mean(values, mask), jnp.nan)
 
 
 def states_before(
@@ -44,12 +49,12 @@ def one_step(rnn: MDNRNN, episodes: Window, key: PRNGKeyArray) -> dict[str, Floa
     error = reward - episodes.rewards
     entropy = jax.nn.softplus(end_logit) - episodes.failed * end_logit
     return {
-        "nll": -masked_mean(likelihood, episodes.mask),
-        "reward_error": masked_mean(jnp.abs(error), episodes.mask),
-        "reward_bias": masked_mean(error, episodes.mask),
-        "end_entropy": masked_mean(entropy, episodes.mask),
-        "end_predicted": masked_mean(jax.nn.sigmoid(end_logit), episodes.mask),
-        "end_real": masked_mean(episodes.failed.astype(jnp.float32), episodes.mask),
+        "nll": -_mean(likelihood, episodes.mask),
+        "reward_error": _mean(jnp.abs(error), episodes.mask),
+        "reward_bias": _mean(error, episodes.mask),
+        "end_entropy": _mean(entropy, episodes.mask),
+        "end_predicted": _mean(jax.nn.sigmoid(end_logit), episodes.mask),
+        "end_real": _mean(episodes.failed.astype(jnp.float32), episodes.mask),
     }
 
 
@@ -79,7 +84,7 @@ def open_loop_forecasts(
     For each horizon k: `nll_k` of the real latent at step k; `reward_error_k` and `reward_bias_k`
     of the sum of k rewards, in points; `end_predicted_k` and `end_real_k`, the predicted and the
     real share of drives that failed within k steps. Steps after the real episode's end count on
-    neither side.
+    neither side. A horizon that no episode reaches has NaN.
     """
     keys = jax.random.split(key, starts.shape)
     over_starts = jax.vmap(open_loop_rollout, (None, None, 0, 0))
@@ -96,10 +101,10 @@ def open_loop_forecasts(
         known = failed | (valid[..., k - 1] > 0)  # otherwise the time limit cut the episode off
         at_k = valid[..., k - 1] > 0
         metrics |= {
-            f"nll_{k}": masked_mean(nll[..., k - 1], at_k),
-            f"reward_error_{k}": masked_mean(jnp.abs(difference), known),
-            f"reward_bias_{k}": masked_mean(difference, known),
-            f"end_predicted_{k}": masked_mean(1 - survival, known),
-            f"end_real_{k}": masked_mean(failed.astype(jnp.float32), known),
+            f"nll_{k}": _mean(nll[..., k - 1], at_k),
+            f"reward_error_{k}": _mean(jnp.abs(difference), known),
+            f"reward_bias_{k}": _mean(difference, known),
+            f"end_predicted_{k}": _mean(1 - survival, known),
+            f"end_real_{k}": _mean(failed.astype(jnp.float32), known),
         }
     return metrics

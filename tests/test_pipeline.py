@@ -141,7 +141,7 @@ def test_running_again_says_finished_and_changes_nothing(own: Workshop) -> None:
     before = bytes_and_times(own, "data/**/*.npz") | bytes_and_times(own, "run/**/[!.]*.*")
     for mode, episodes in COLLECTED.items():
         said = own.succeed("collect_data.py", "--mode", mode, "--episodes", str(episodes))
-        assert f"{episodes} of {episodes} episodes are there" in said
+        assert f"{episodes} of {episodes} episodes exist" in said
     assert "5 episodes, 0 to encode" in own.succeed("process_data.py")
     for script in ("run_vae_training.py", "train_rnn.py", "train_dream.py"):
         assert "is finished" in own.succeed(script)
@@ -161,7 +161,7 @@ def test_more_episodes_drive_only_what_is_missing_and_other_settings_new_tracks(
 ) -> None:
     before = bytes_and_times(own, "data/rollouts/**/*.npz")
     said = own.succeed("collect_data.py", "--mode", "random", "--episodes", "3")
-    assert "2 of 3 episodes are there" in said
+    assert "2 of 3 episodes exist" in said
     after = bytes_and_times(own, "data/rollouts/**/*.npz")
     assert set(after) - set(before) == {"data/rollouts/random/2.npz"}
     assert {name: after[name] for name in before} == before
@@ -172,7 +172,7 @@ def test_more_episodes_drive_only_what_is_missing_and_other_settings_new_tracks(
     assert {name: after[name] for name in before} == before
     # The first identity is still three episodes, and its fourth is beside the newcomer.
     said = own.succeed("collect_data.py", "--mode", "random", "--episodes", "4")
-    assert "3 of 4 episodes are there" in said
+    assert "3 of 4 episodes exist" in said
     assert (own.data / "rollouts" / "random" / "4.npz").exists()
 
 
@@ -194,21 +194,21 @@ def test_sim2real2sim(own: Workshop) -> None:
     new = len(own.files("data/rollouts/**/*.npz")) - len(own.files("data/latents/**/*.npz"))
     assert new >= 2
     assert f" {new} to encode" in own.succeed("process_data.py")
-    assert "going on from the last weights" in own.succeed("train_rnn.py")
+    assert "continuing from the last weights" in own.succeed("train_rnn.py")
     assert read_header(own.run_dir / "rnn.eqx").progress["continued_from"] == rnn
     assert read_header(own.run_dir / "rnn.eqx").progress["step"] == 24 + 24
-    assert "going on from the last weights" in own.succeed("train_dream.py")
+    assert "continuing from the last weights" in own.succeed("train_dream.py")
     assert read_header(own.run_dir / "controller.eqx").progress["continued_from"] == controller
     # A new agent: the same command drives new tracks of its own.
     said = own.succeed("collect_data.py", "--mode", "on-policy", "--episodes", "1")
-    assert "0 of 1 episodes are there" in said
+    assert "0 of 1 episodes exist" in said
     assert len(list((own.data / "rollouts" / "on-policy").glob("*.npz"))) == 3
 
 
 def test_stale_latents_are_refused_then_encoded_anew(own: Workshop) -> None:
     before = own.files("data/latents/**/*.npz")
     said = own.succeed("run_vae_training.py")
-    assert "going on from the last weights" in said
+    assert "continuing from the last weights" in said
     assert "latent files were made with another VAE" in failure(own.run("train_rnn.py"))
     assert own.files("data/latents/**/*.npz") == before
     episodes = len(own.files("data/rollouts/**/*.npz"))

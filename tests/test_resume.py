@@ -37,7 +37,7 @@ def test_a_killed_training_ends_with_the_same_bytes(
     )
     stopped = read_header(state).progress["step"]
     assert 0 < stopped < read_header(workshop.run_dir / final.name).progress["step"]
-    assert f"going on after step {stopped}" in again.succeed(script, *flags)
+    assert f"resuming after step {stopped}" in again.succeed(script, *flags)
     assert again.files(f"run/{model}.eqx") == workshop.files(f"run/{model}.eqx")
     assert again.files(f"run/{model}.metrics.jsonl") == workshop.files(f"run/{model}.metrics.jsonl")
     assert again.leftovers() == []

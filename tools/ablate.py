@@ -60,7 +60,7 @@ def main(settings: Settings) -> None:
         elif settings.without != "asymmetric-loss":
             copy(agent.rnn, ablated.rnn)
     if settings.without == "asymmetric-loss":
-        learning = restore_settings(header.settings, train_rnn.Settings, agent.rnn)
+        learning = restore_settings(header.settings, train_rnn.Settings, agent.rnn, header.sizes)
         learning |= {"steps": header.progress["step"], "optimism_penalty": 1.0}
         train_rnn.main(train_rnn.Settings(**{**learning, **folders}))
     recorded = read_header(agent.controller).settings

@@ -26,7 +26,7 @@ from utils.io.checkpoints import read_header
 from utils.io.files import locked, write_json
 from utils.io.records import Metrics, read_metrics
 from utils.io.run_folder import AgentFiles, find_agent
-from utils.runtime import default_workers
+from utils.runtime import default_workers, format_number
 from utils.settings import CommonSettings, parse, restore_settings, setting
 from utils.viz.figures import plot_curves
 
@@ -81,8 +81,9 @@ def learn(settings: Settings, number: int) -> None:
         ):
             run(settings, collect_data, mode=mode, episodes=episodes, workers=settings.workers)
         run(settings, process_data)
-    recorded = read_header(agent.rnn).settings
-    run(settings, train_rnn, **restore_settings(recorded, train_rnn.Settings, agent.rnn))
+    rnn = read_header(agent.rnn)
+    learning = restore_settings(rnn.settings, train_rnn.Settings, agent.rnn, rnn.sizes)
+    run(settings, train_rnn, **learning)
     recorded = read_header(agent.controller).settings
     evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
     run(settings, train_dream, **evolution, workers=settings.workers)
@@ -130,9 +131,9 @@ def report(settings: Settings, records: list[dict[str, Any]]) -> None:
     plot_curves(settings.run_dir / "rounds.png", records, panels, xlabel="round")
     for record in records:
         print(
-            f"round {record['step']}: {record['mean']:.0f} ({record['low']:.0f} … "
-            f"{record['high']:.0f}) on {len(record['scores'])} validation tracks, "
-            f"{record['lost']} lost"
+            f"round {record['step']}: {record['mean']:.0f} "
+            f"({format_number(record['low'], '.0f')} … {format_number(record['high'], '.0f')}) "
+            f"on {len(record['scores'])} validation tracks, {record['lost']} lost"
         )
 
 

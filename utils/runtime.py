@@ -130,3 +130,10 @@ def default_workers(root: Path = Path("/")) -> int:
     wanted = os.environ.get("PYTHON_CPU_COUNT", "")
     limit = int(wanted) if wanted.isdecimal() else count
     return max(1, math.ceil(min(count, limit, cgroup_quota(root))))
+
+
+def format_number(value: float | None, spec: str) -> str:
+    """Format a number by `spec`, or as "n/a" of the same width where it was not measured."""
+    if value is not None and not math.isnan(value):
+        return format(value, spec)
+    return format("n/a", f">{spec.split('.')[0].lstrip('+')}")

@@ -23,7 +23,7 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
         metadata: `choices=(...)` restricts the values; `minimum=` and `maximum=` bound a number;
             `old_name="..."` is a flag of an earlier version that still works;
             `changes_result=False` keeps a setting that does not affect the model out of
-            checkpoints.
+            checkpoints; `size=True` is a constructor argument, recorded among their sizes.
     """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
@@ -34,7 +34,7 @@ class CommonSettings:
 
     data_dir: Path = setting(Path("data"), "folder of rollouts/ and latents/")
     run_dir: Path = setting(Path("runs/default"), "folder of the models, metrics and figures")
-    seed: int = setting(0, "random seed of this script", minimum=0)
+    seed: int = setting(0, "random seed of this script", minimum=0, maximum=2**32 - 1)
     debug: bool = setting(False, "show the traceback of an error")
 
 
@@ -134,16 +134,19 @@ def recorded_settings(settings: CommonSettings) -> dict[str, Any]:
     excluded |= {
         field.name
         for field in dataclasses.fields(settings)
-        if not field.metadata.get("changes_result", True)
+        if field.metadata.get("size") or not field.metadata.get("changes_result", True)
     }
     values = dataclasses.asdict(settings)
     return {name: value for name, value in values.items() if name not in excluded}
 
 
 def restore_settings(
-    recorded: Mapping[str, Any], settings_class: type[CommonSettings], source: Path
+    recorded: Mapping[str, Any],
+    settings_class: type[CommonSettings],
+    source: Path,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """The recorded settings that `settings_class` has.
+    """The recorded settings, and the recorded sizes, that `settings_class` has.
 
     Settings of other versions, which it does not have, are named on stderr with the file `source`
     that recorded them.
@@ -156,4 +159,4 @@ def restore_settings(
             f"{source}: ignoring settings that this version does not have: {listed}",
             file=sys.stderr,
         )
-    return {name: value for name, value in recorded.items() if name in known}
+    return {n: value for n, value in {**recorded, **(sizes or {})}.items() if n in known}

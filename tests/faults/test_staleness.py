@@ -155,7 +155,7 @@ def test_episodes_changed(suite: Suite, script: str, change: str) -> None:
         origin, inputs = sha256_of(final), read_header(final).inputs
         ended = finish(script, folder)
         ended.succeeded()
-        assert "going on from the last weights" in ended.output, ended.output
+        assert "continuing from the last weights" in ended.output, ended.output
         header = read_header(final)
         assert header.progress["continued_from"] == origin
         assert header.inputs["data"] != inputs["data"]

@@ -24,6 +24,7 @@ from tools.report.page import (
 )
 from tools.report.run_record import RunRecord
 from utils.data.episodes import read_episode
+from utils.runtime import format_number
 from utils.viz.video import FRAMES_PER_SECOND
 
 TRACKS_BY_NAME = 24  # more tracks than that are charted without their names
@@ -47,7 +48,7 @@ def glance(run: RunRecord) -> Section:
     evaluation, steps = run.evaluation, sum(drive.entry.steps for drive in run.drives)
     shown = {}
     if evaluation:
-        low, high = (show(round(bound)) for bound in evaluation["interval"])
+        low, high = (format_number(bound, ".0f") for bound in evaluation["interval"])
         tracks = f"{len(evaluation['scores'])} {evaluation['split'] or 'chosen'} tracks"
         note = f"mean ± deviation, {tracks}; the mean is within {low} … {high} (95%)"
         shown["Real score"] = (mean_and_std(evaluation), note)
@@ -135,7 +136,8 @@ def score_chart(evaluation: dict[str, Any]) -> Raw:
     figure.set_size_inches(4.8, float(np.clip(0.9 + 0.24 * len(values), 2.2, 7)))
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x")
-    axes.axvspan(*evaluation["interval"], color=GRID, lw=0)
+    if None not in evaluation["interval"]:
+        axes.axvspan(*evaluation["interval"], color=GRID, lw=0)
     axes.axvline(evaluation["mean"], color=MUTED, lw=1)
     if other:
         theirs = np.array(other["scores"])[order]

@@ -12,6 +12,7 @@ RENAMED = {
     "unseen_units": "masked_units",  # setting of train_dream.py
     "judged": "dream_score",  # metric of a saved mean
     "optimism": "reward_bias",  # metric of M; also optimism_10, optimism_50, optimism_200
+    "train_optimism": "train_reward_bias",
     "yardstick": "baseline",  # in evaluation.json
 }
 _PATTERN = re.compile(rf"({'|'.join(RENAMED)})(_\d+)?")
