@@ -223,7 +223,8 @@ def test_headers_record_what_changes_the_result_and_nothing_else(script: Any) ->
     names = {field.name for field in dataclasses.fields(plain)}
     changes = {name: value for name, value in {**elsewhere, **how}.items() if name in names}
     assert recorded_settings(dataclasses.replace(plain, **changes)) == recorded
-    assert set(recorded) == names - set(changes)
+    sizes = {field.name for field in dataclasses.fields(plain) if field.metadata.get("size")}
+    assert set(recorded) == names - set(changes) - sizes  # sizes have a place of their own
     assert json.loads(json.dumps(recorded)) == recorded
     assert recorded_settings(dataclasses.replace(plain, seed=1)) != recorded
 
@@ -503,7 +504,27 @@ def test_settings_that_a_script_does_not_have_are_named(
     said = capsys.readouterr().err
     assert said.startswith(f"{path}: ") and "of_an_older_version=1" in said and "another=x" in said
     assert restore_settings({"window": 9}, train_rnn.Settings, path) == {"window": 9}
+    sizes = {"latent": 3, "hidden": 4, "components": 2}
+    restored = restore_settings({"window": 9}, train_rnn.Settings, path, sizes)
+    assert restored == {"window": 9, "hidden": 4, "components": 2}
     assert not capsys.readouterr().err
+
+
+def test_a_model_of_another_size_is_trained_anew(tmp_path: Path) -> None:
+    final, state = tmp_path / "rnn.eqx", tmp_path / "rnn.training.eqx"
+    progress = {"step": 5, "first": 0, "continued_from": ""}
+    save(final, Header("rnn", {"hidden": 8}, SETTINGS, INPUTS, progress), jnp.arange(3.0))
+    save(state, Header("rnn training", {"hidden": 8}, SETTINGS, INPUTS, progress), jnp.arange(3.0))
+
+    def plan(hidden: int) -> tuple[str, str]:
+        sizes = {"hidden": hidden}
+        plan = plan_training(final, state, INPUTS, SETTINGS, fresh=False, sizes=sizes)
+        return plan.action, plan.reason
+
+    assert plan(9) == ("begin", "from scratch: hidden changed")
+    assert plan(8)[0] == "resume"
+    state.unlink()
+    assert plan(8)[0] == "finished"
 
 
 def test_a_shipped_header_of_an_earlier_version_restores_its_settings(

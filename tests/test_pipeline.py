@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 from scripts import COLLECTED, Workshop
 
+import test_agent
 from utils.data.episodes import EPISODE_SCHEMA, Episode, latent_schema, read_episode, scan_files
 from utils.data.splits import TEST, TRAINING
 from utils.io.checkpoints import load_controller, load_rnn, load_vae, read_header
 from utils.io.files import sha256_of
 from utils.io.npz import read_arrays
 from utils.io.records import read_metrics, read_records
+from utils.sim.tasks import DriveResult
 
 MODELS = ("vae.eqx", "rnn.eqx", "controller.eqx")
 
@@ -135,6 +137,29 @@ def test_film_and_figures_can_be_seen(workshop: Workshop) -> None:
     for path in pictures:
         with Image.open(path) as image:
             assert min(image.size) > 200 and np.asarray(image.convert("RGB")).std() > 5
+
+
+def test_without_held_out_episodes_nothing_is_claimed_about_them(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    tracks = [path for path in workshop.files("data/rollouts/**/*.npz") if path[-5] != "1"]
+    mine = workshop.copy(tmp_path, *tracks)
+    assert "squared error n/a on held-out episodes" in mine.succeed("run_vae_training.py")
+    assert "held_out_mse" not in read_metrics(mine.run_dir / "vae.metrics.jsonl")[-1]
+    mine.succeed("process_data.py")
+    table = mine.succeed("train_rnn.py").splitlines()[-4:]
+    assert [line.split()[-5:] for line in table] == [["n/a"] * 5] * 4
+    assert "nll" not in read_metrics(mine.run_dir / "rnn.metrics.jsonl")[-1]
+
+
+def test_horizons_and_intervals_that_were_not_measured_are_unknown(workshop: Workshop) -> None:
+    # Episodes of 60 steps show nothing of dreams of 200.
+    last = read_metrics(workshop.run_dir / "rnn.metrics.jsonl")[-1]
+    assert last["nll_200"] is None and last["end_real_200"] is None and last["nll_10"] > 0
+    result = DriveResult(1, -64.2, 1000, False, False)
+    summary = test_agent.summarise([result])
+    assert summary["interval"] == [None, None]
+    assert "95% interval of the mean n/a … n/a" in test_agent.describe("the agent", summary)
 
 
 def test_running_again_says_finished_and_changes_nothing(own: Workshop) -> None:

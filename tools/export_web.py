@@ -28,6 +28,7 @@ from PIL import Image
 
 from models.dream import FAILURE_REWARD
 from models.evaluation import states_before
+from models.layers.lstm import LSTMCell
 from models.rnn import STEP_REWARD, TILE_REWARD
 from utils import runtime
 from utils.data.episodes import ZOOM_STEPS, Episode
@@ -137,6 +138,8 @@ def main(settings: Settings) -> None:
     output = settings.output_dir or settings.run_dir / "dream"
     files = find_agent(settings.run_dir, "tools.export_web")
     agent = Agent.load(files)
+    if not isinstance(agent.rnn.cell, LSTMCell):
+        raise UserError(f"the page knows only the LSTM, not {type(agent.rnn.cell).__name__}")
     if (output / "index.html").exists() and not (output / MANIFEST).exists():
         raise UserError(f"{output} has an index.html that is no dream's: give another --output-dir")
     with locked(output):
