@@ -14,13 +14,12 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import train_rnn
 from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
-from models.rnn import MDNRNN, LSTMState, Window
+from models.rnn import MDNRNN, Window
 from utils.data.episodes import Episode, scan_latents, step_arrays
 from utils.data.sequences import Batch, lane_schedule, read_latent_episode, window_batches
 from utils.io.npz import write_arrays
@@ -61,7 +60,7 @@ def ours(batch: Batch) -> Work:
     optimiser = train_rnn.make_optimiser(settings, settings.steps)
     step = train_rnn.make_step(settings, optimiser)
     rnn = MDNRNN(key=jax.random.key(0))
-    memory = LSTMState(*jnp.zeros((2, len(batch.resets), rnn.hidden)))
+    memory = rnn.initial_state(len(batch.resets))
     state = train_rnn.TrainingState(rnn, optimiser.init(eqx.filter(rnn, eqx.is_array)), memory)
 
     def work() -> jax.Array:

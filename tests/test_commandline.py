@@ -125,6 +125,7 @@ WRONG_USAGE = [
     ("collect_data", ["stray"], "unrecognized arguments"),
     ("collect_data", ["--preset", "huge"], "--preset"),
     ("collect_data", ["--seed", "-1"], "-1 is below 0"),
+    ("train_rnn", ["--seed", "4294967296"], "4294967296 is above 4294967295"),  # JAX keeps 32 bits
     ("train_dream", ["--temperature", "nan"], "nan is below"),
     ("test_agent", ["--first-track", "4294967296"], "is above 4294967295"),
     ("test_agent", ["--first-track", "-1"], "is below 0"),

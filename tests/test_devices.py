@@ -1,4 +1,4 @@
-"""A population on several devices: four simulated ones give the bits of one, and all are used."""
+"""A population sharded over several devices: four simulated ones give the bits of one."""
 
 import json
 import os
@@ -27,7 +27,7 @@ TESTS = Path(__file__).parent
 
 
 def one_generation() -> dict[str, Any]:
-    """What a generation comes to on all devices of this process.
+    """The results of one generation on all devices of this process.
 
     Sizes of the real thing, since a matrix product's bits depend on them; a short dream.
     One generation and no more: the next begins with an eigendecomposition whose threads share the
@@ -61,7 +61,7 @@ def one_generation() -> dict[str, Any]:
 
 
 def on_simulated_devices(count: int) -> dict[str, Any]:
-    """The same in a process with so many simulated devices."""
+    """`one_generation` in a process with `count` simulated devices."""
     program = "import json, test_devices; print(json.dumps(test_devices.one_generation()))"
     flags = f"--xla_force_host_platform_device_count={count}"
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
@@ -86,12 +86,15 @@ def test_four_devices_give_the_bits_of_one() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
-def test_layout_of_a_population() -> None:
+def test_device_layout_of_a_population() -> None:
     assert device_layout(64, 16, 1, "cpu") == (16, 1)
     assert device_layout(64, 16, 4, "cpu") == (16, 4)
     assert device_layout(1024, 16, 8, "cpu") == (16, 8)
-    assert device_layout(1, 64, 8, "cpu") == (1, 1)  # one controller, judged by many dreams
-    assert device_layout(50, 16, 4, "cpu") == (10, 1)  # five parts cannot be shared by two to four
+    assert device_layout(1, 64, 8, "cpu") == (1, 1)  # the dream score of one controller
+    assert device_layout(50, 16, 4, "cpu") == (
+        10,
+        1,
+    )  # five batches do not divide by 2, 3, 4
     assert device_layout(64, 1000, 4, "cpu") == (1, 4)
     assert device_layout(1024, 16, 1, "gpu") == (1024, 1)
     assert device_layout(1024, 16, 4, "gpu") == (256, 4)

@@ -1,4 +1,4 @@
-"""The dream against a loop in float64 NumPy; C and its whitening; forecasts by hand."""
+"""The dream against loops in float64 NumPy, C and its whitening, and forecasts by hand."""
 
 import json
 from pathlib import Path
@@ -83,13 +83,13 @@ def test_returns_equal_a_loop(rnn: MDNRNN) -> None:
 
 
 def test_soft_survival_by_hand() -> None:
-    # Every step: −0.1 points, and a chance of one half to leave the playfield for −100.
+    # Every step earns −0.1 points, or −100 with a probability of failure of one half.
     # 1 · (½ · −0.1 + ½ · −100) + ½ · (the same) = −50.05 − 25.025.
     controllers, starts = random_controllers(1, 4), random_starts(1, 5)
     even = constant_rnn(LATENT, HIDDEN, COMPONENTS, end_logit=0.0)
     noise = random_noise((1, 2), 6)
     np.testing.assert_allclose(returns_of(even, controllers, starts, noise, 1.0), [[-75.075]])
-    # A tile a step and no danger: 1000 / 296 − 0.1 each; certain death: −100 once.
+    # A tile per step and no failure: 1000 / 296 − 0.1 each. Certain failure: −100 once.
     safe = constant_rnn(LATENT, HIDDEN, COMPONENTS, reward=1.0, end_logit=-50.0)
     expected = 2 * (1000 / 296 - 0.1)
     actual = returns_of(safe, controllers, starts, noise, 1.0)
@@ -98,13 +98,13 @@ def test_soft_survival_by_hand() -> None:
     np.testing.assert_allclose(returns_of(deadly, controllers, starts, noise, 1.0), [[-100.0]])
 
 
-def test_no_step_earns_more_than_the_limit() -> None:
+def test_the_reward_limit_caps_each_step() -> None:
     controllers, starts, noise = (
         random_controllers(1, 4),
         random_starts(1, 5),
         random_noise((1, 2), 6),
     )
-    # A tile a step, 3.28 points, and a chance of one half of −100: only what is earned is limited.
+    # A tile per step, 3.28 points, and a probability of failure of one half: −100 is not capped.
     rnn = constant_rnn(LATENT, HIDDEN, COMPONENTS, reward=1.0, end_logit=0.0)
     limited = returns_of(rnn, controllers, starts, noise, 1.0, 1.5)
     np.testing.assert_allclose(limited, [[(1.5 - 100) / 2 * (1 + 0.5)]], rtol=1e-6)
@@ -112,14 +112,14 @@ def test_no_step_earns_more_than_the_limit() -> None:
     np.testing.assert_allclose(free, [[(1000 / 296 - 0.1 - 100) / 2 * (1 + 0.5)]], rtol=1e-6)
 
 
-def test_candidates_meet_the_same_noise(rnn: MDNRNN) -> None:
+def test_all_candidates_dream_with_the_same_noise(rnn: MDNRNN) -> None:
     controllers, starts = random_controllers(CANDIDATES, 7), random_starts(DREAMS, 8)
     twice = jax.tree.map(lambda x: x[np.array([0, 1, 0])], controllers)
     noise = random_noise((DREAMS, STEPS), 9)
     returns = np.asarray(returns_of(rnn, twice, starts, noise, TEMPERATURE))
     np.testing.assert_array_equal(returns[0], returns[2])
     assert (returns[0] != returns[1]).all()
-    # The noise does matter, and so does its temperature.
+    # Both the noise and the temperature change the returns.
     other = returns_of(rnn, twice, starts, random_noise((DREAMS, STEPS), 10), TEMPERATURE)
     assert (returns != other).all()
     assert (returns != returns_of(rnn, twice, starts, noise, 1.0)).all()
@@ -139,7 +139,7 @@ def test_open_loop_equals_a_loop(rnn: MDNRNN) -> None:
         np.testing.assert_allclose(prediction.reward[t], foreseen.reward, atol=1e-4)
 
 
-def test_controller_begins_at_zero() -> None:
+def test_the_initial_controller_is_zero() -> None:
     controller = Controller(32 + 256)
     assert sum(leaf.size for leaf in jax.tree.leaves(controller)) == 867
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(controller))
@@ -148,18 +148,18 @@ def test_controller_begins_at_zero() -> None:
     np.testing.assert_array_equal(eqx.filter_jit(controller)(*features), [0, 0.5, 0])
 
 
-def test_controller_squashes_as_in_the_paper() -> None:
+def test_the_controller_squashes_as_in_the_paper() -> None:
     controllers = random_controllers(1, 14)
     rng = np.random.default_rng(15)
     z, hidden = (rng.normal(0, 2, (50, n)).astype(np.float32) for n in (LATENT, HIDDEN))
     actions = np.asarray(eqx.filter_jit(at(controllers, 0))(z, hidden))
     for t in range(50):
         np.testing.assert_allclose(actions[t], act(at(controllers, 0), z[t], hidden[t]), atol=2e-6)
-    # The cases cover both signs of every control, and the brake is off at times.
+    # The cases cover both signs of every action, and a brake of zero.
     assert (actions[:, 0] < 0).any() and (actions[:, 0] > 0).any()
     assert (actions[:, 1] < 0.5).any() and (actions[:, 1] > 0.5).any()
     assert (actions[:, 2] == 0).any() and (actions[:, 2] > 0).any()
-    # By hand, for biases alone: tanh ±∞ and atanh ½.
+    # By hand, with biases only: tanh(±∞) and atanh(½).
     extreme = Controller(2)
     extreme = eqx.tree_at(lambda c: c.bias, extreme, jnp.array([-99.0, -99.0, np.arctanh(0.5)]))
     np.testing.assert_allclose(
@@ -167,7 +167,7 @@ def test_controller_squashes_as_in_the_paper() -> None:
     )
 
 
-def test_whitening_folds_into_the_weights() -> None:
+def test_whitening_converts_to_a_controller_on_raw_features() -> None:
     rng = np.random.default_rng(16)
     mean, scale = rng.normal(0, 2, LATENT + HIDDEN), rng.uniform(0.05, 3, LATENT + HIDDEN)
     whitening = Whitening(
@@ -185,7 +185,7 @@ def test_whitening_folds_into_the_weights() -> None:
 
 
 def make_episodes(lengths: tuple[int, ...], padded: int, seed: int) -> Window:
-    """Random episodes side by side with zeros after their ends; the last one fails at its end."""
+    """Random episodes, padded with zeros; the last one ends in failure."""
     rng = np.random.default_rng(seed)
     mask = np.arange(padded) < np.array(lengths)[:, None]
     shape = (len(lengths), padded)
@@ -205,7 +205,7 @@ def make_episodes(lengths: tuple[int, ...], padded: int, seed: int) -> Window:
 
 
 def spoil_padding(episodes: Window) -> Window:
-    """The same episodes with nonsense after their ends; all rows there are said to fail."""
+    """The same episodes with arbitrary padding, whose rows all count as failed."""
 
     def spoil(leaf: np.ndarray) -> np.ndarray:
         mask = episodes.mask.reshape(episodes.mask.shape + (1,) * (leaf.ndim - 2))
@@ -215,7 +215,7 @@ def spoil_padding(episodes: Window) -> Window:
 
 
 def test_one_step_forecasts_by_hand() -> None:
-    # z stays, with a scale of 2: ln 2 + ½ ln 2π + ½ (difference / 2)². Two tiles are foreseen.
+    # z stays, with a scale of 2: ln 2 + ½ ln 2π + ½ (difference / 2)². The reward is two tiles.
     rnn = constant_rnn(
         LATENT, HIDDEN, COMPONENTS, log_scale=np.log(2), reward=2.0, end_logit=np.log(1 / 3)
     )
@@ -241,7 +241,7 @@ def test_one_step_forecasts_by_hand() -> None:
     assert run(rnn, spoil_padding(episodes), jax.random.key(0)) == figures
 
 
-def test_states_before_are_what_a_driver_has(rnn: MDNRNN) -> None:
+def test_states_before_each_step_equal_a_loop(rnn: MDNRNN) -> None:
     episode = at(make_episodes((6,), 6, 19), 0)
     states = eqx.filter_jit(states_before)(rnn, episode.mu, episode.actions)
     hidden = cell = np.zeros(HIDDEN)
@@ -254,7 +254,7 @@ def test_states_before_are_what_a_driver_has(rnn: MDNRNN) -> None:
 def test_open_loop_forecasts_equal_a_loop(rnn: MDNRNN, monkeypatch: pytest.MonkeyPatch) -> None:
     horizons = (2, 4)
     monkeypatch.setattr(models.evaluation, "HORIZONS", horizons)
-    # Lane 0 runs into its time limit at 9, lane 1 leaves the playfield with step 6 of 7.
+    # Episode 0 ends at its time limit of 9 steps, episode 1 fails at its last step of 7.
     episodes = make_episodes((9, 7), 13, 20)
     starts = np.array([[0, 4, 7], [1, 4, 5]], np.int32)
     key = jax.random.key(3)
@@ -289,7 +289,7 @@ def test_open_loop_forecasts_equal_a_loop(rnn: MDNRNN, monkeypatch: pytest.Monke
             if likelihood is not None:
                 nll.append(-likelihood)
             left = episode.failed[first : first + k].any()
-            if likelihood is not None or left:  # cut by the time limit: nobody knows
+            if likelihood is not None or left:  # otherwise unknown: cut off by the time limit
                 difference.append(error)
                 predicted.append(1 - survival)
                 real.append(left)
@@ -306,6 +306,15 @@ def test_open_loop_forecasts_equal_a_loop(rnn: MDNRNN, monkeypatch: pytest.Monke
     assert len(figures) == 10
     spoiled = spoil_padding(episodes)._replace(failed=episodes.failed)
     assert run(rnn, spoiled, starts, key) == figures
+
+
+def test_a_horizon_that_no_episode_reaches_is_unknown(rnn: MDNRNN) -> None:
+    episodes = make_episodes((9,), 9 + models.evaluation.HORIZONS[-1], 21)._replace(
+        failed=np.zeros((1, 209), bool)
+    )
+    run = eqx.filter_jit(open_loop_forecasts)
+    metrics = run(rnn, episodes, np.array([[0, 3]], np.int32), jax.random.key(0))
+    assert all(np.isnan(value) for value in metrics.values())
 
 
 def write_latents(path: Path, steps: int, seed: int) -> dict[str, np.ndarray]:
@@ -325,13 +334,13 @@ def write_latents(path: Path, steps: int, seed: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def test_dreams_begin_where_real_drives_were(tmp_path: Path, rnn: MDNRNN) -> None:
+def test_start_states_are_states_of_recorded_episodes(tmp_path: Path, rnn: MDNRNN) -> None:
     lengths = {"random/2.npz": 70, "recovery/3.npz": 55, "on-policy/4.npz": 63}
     drives = {name: write_latents(tmp_path / name, n, n) for name, n in lengths.items()}
     start_states = build_start_states(scan_files(tmp_path, latent_schema(LATENT)), rnn, seed=0)
 
     def moments(names: list[str]) -> dict[bytes, tuple[np.ndarray, np.ndarray]]:
-        """The memory of every moment after the zoom, by the bytes of its latent."""
+        """M's state at every step after the zoom, by the bytes of z."""
         found = {}
         for name in names:
             mu, actions = drives[name]["mu"], drives[name]["actions"]
@@ -358,7 +367,7 @@ def test_dreams_begin_where_real_drives_were(tmp_path: Path, rnn: MDNRNN) -> Non
     assert not any(np.any(leaf) for leaf in start_states.resets.memory)
 
 
-def test_starts_are_drawn_in_shares() -> None:
+def test_start_states_are_sampled_in_the_given_shares() -> None:
     def group(value: float, moments: int) -> DreamState:
         z = np.full((moments, LATENT), value, np.float32) + np.arange(moments)[:, None] / 100
         return DreamState(z, LSTMState(*np.tile(z[:, :1], (2, 1, HIDDEN))))
@@ -373,7 +382,7 @@ def test_starts_are_drawn_in_shares() -> None:
     z = np.asarray(starts.z)
     assert z.shape == (20, LATENT)
     np.testing.assert_array_equal(np.bincount(z[:, 0].astype(int)), [0, 2, 9, 9])
-    # Latent and memory are of the same moment; another key draws other moments.
+    # z and memory belong together; another key samples other states.
     np.testing.assert_array_equal(starts.memory.hidden, np.repeat(z[:, :1], HIDDEN, axis=1))
     assert len(np.unique(z[2:11, 0])) > 3
     assert (z != np.asarray(draw(jax.random.key(1)).z)).any()

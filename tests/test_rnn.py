@@ -33,14 +33,14 @@ CERTAIN = -60.0  # a log variance at which a sample is the mean
 
 @pytest.fixture(scope="module")
 def rnn() -> MDNRNN:
-    # Weights twice as large as at first: gates away from the middle, components apart.
+    # Weights twice as large as initially, so that gates saturate and components separate.
     return random_model(
         lambda: MDNRNN(LATENT, HIDDEN, COMPONENTS, key=jax.random.key(0)), seed=0, scale=2.0
     )
 
 
 def make_window(seed: int, logvar: float, lengths: tuple[int, ...] = (STEPS, 7)) -> Window:
-    """Random steps, zeros and False after each lane's length; lane 1 ends off the playfield."""
+    """Random steps, padded after each lane's length; lane 1 ends off the playfield."""
     rng = np.random.default_rng(seed)
     mask = np.arange(STEPS) < np.array(lengths)[:, None]
     rows = {
@@ -89,14 +89,14 @@ def differs(actual: object, expected: object) -> bool:
     return any(not np.array_equal(a, b) for a, b in pairs)
 
 
-def test_sizes_are_the_papers() -> None:
+def test_the_number_of_parameters_is_the_papers() -> None:
     rnn = eqx.filter_eval_shape(lambda: MDNRNN(key=jax.random.key(0)))
-    # Ha & Schmidhuber's table: 422,368 for LSTM and mixture; reward and end have a head each.
+    # Ha & Schmidhuber's table: 422,368 for LSTM and mixture; plus one head each for reward and end.
     assert sum(leaf.size for leaf in jax.tree.leaves(rnn)) == 422_368 + 2 * (256 + 1)
     assert (rnn.latent, rnn.hidden, rnn.components) == (32, 256, 5)
 
 
-def test_hidden_weights_begin_orthogonal() -> None:
+def test_initial_recurrent_weights_are_orthogonal() -> None:
     rnn = jax.jit(lambda key: MDNRNN(LATENT, HIDDEN, COMPONENTS, key=key))(jax.random.key(0))
     gates = np.split(np.asarray(rnn.cell.weight_hh, np.float64), 4, axis=1)
     for gate in gates:
@@ -146,7 +146,7 @@ def test_lstm_and_heads_equal_the_reference(rnn: MDNRNN) -> None:
 
 
 def test_likelihood_is_a_density() -> None:
-    # Summed over a fine grid it is 1: no factor is missing, whatever the reference says.
+    # It integrates to 1, whatever the reference says.
     grid = np.linspace(-30, 30, 20_001, dtype=np.float32)
     prediction = Prediction(
         log_weight=np.log([[0.2], [0.5], [0.3]]).astype(np.float32),
@@ -161,7 +161,7 @@ def test_likelihood_is_a_density() -> None:
     np.testing.assert_allclose(np.exp(likelihood).sum() * (grid[1] - grid[0]), 1, rtol=1e-4)
 
 
-# Two dimensions, three components each: well apart in the first, overlapping in the second.
+# Two dimensions of three components, separate in the first and overlapping in the second.
 WEIGHTS = np.array([[0.5, 0.2], [0.3, 0.7], [0.2, 0.1]])
 MEANS = np.array([[-20.0, 0.5], [0.0, -1.0], [20.0, 3.0]])
 SCALES = np.array([[1.0, 2.0], [0.3, 0.5], [2.0, 1.0]])
@@ -179,9 +179,9 @@ def draw_many(temperature: Array) -> Array:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 2.5])
-def test_samples_have_the_moments_of_the_mixture(temperature: float) -> None:
+def test_samples_have_the_mean_and_variance_of_the_mixture(temperature: float) -> None:
     samples = np.asarray(draw_many(jnp.float32(temperature)), np.float64)
-    # Ha: logits divided by the temperature, scales multiplied by its square root.
+    # As in Ha's code: logits / temperature, scales · √temperature.
     weights = softmax(np.log(WEIGHTS) / temperature, axis=0)
     scales = SCALES * np.sqrt(temperature)
     mean = (weights * MEANS).sum(0)
@@ -189,7 +189,7 @@ def test_samples_have_the_moments_of_the_mixture(temperature: float) -> None:
     error = np.sqrt(variance / DRAWS)
     assert (np.abs(samples.mean(0) - mean) < 5 * error).all()
     np.testing.assert_allclose(samples.var(0), variance, rtol=0.02)
-    # In the first dimension every sample tells which component it is from.
+    # In the first dimension every sample identifies its component.
     component = np.digitize(samples[:, 0], [-10, 8 if temperature == 2.5 else 10])
     for k in range(3):
         own = samples[component == k, 0]
@@ -200,7 +200,7 @@ def test_samples_have_the_moments_of_the_mixture(temperature: float) -> None:
     assert abs(np.corrcoef(component, samples[:, 1])[0, 1]) < 0.02  # dimensions are independent
 
 
-def test_noise_is_uniform_and_normal_and_independent() -> None:
+def test_mixture_noise_is_uniform_and_normal_and_independent() -> None:
     noise = jax.jit(lambda key: mixture_noise(key, (50_000, 2)))(jax.random.key(0))
     choice, normal = np.asarray(noise.choice), np.asarray(noise.normal)
     assert choice.min() >= 0 and choice.max() < 1
@@ -212,7 +212,7 @@ def test_noise_is_uniform_and_normal_and_independent() -> None:
     assert np.abs(correlation - np.eye(4)).max() < 0.03
 
 
-def test_the_first_and_the_last_component_can_be_chosen() -> None:
+def test_the_first_and_the_last_component_are_reachable() -> None:
     prediction = Prediction(
         log_weight=jnp.log(jnp.full((3, 3), 1 / 3)),
         mean=jnp.tile(jnp.array([[10.0], [20.0], [30.0]]), (1, 3)),
@@ -226,7 +226,7 @@ def test_the_first_and_the_last_component_can_be_chosen() -> None:
 
 
 def test_asymmetric_error_by_hand() -> None:
-    # One tile too high, two too low, none; in points a tile is 1000 / 296.
+    # One tile too high, two too low, exact. A tile is 1000 / 296 points.
     predicted = np.array([2.0, -1.0, 0.5], np.float32) * TILE_REWARD
     target = np.array([1.0, 1.0, 0.5], np.float32) * TILE_REWARD
     np.testing.assert_allclose(TILE_REWARD, 1000 / 296)
@@ -237,7 +237,7 @@ def test_asymmetric_error_by_hand() -> None:
 
 
 @pytest.mark.parametrize("penalty", [1.0, 5.0])
-def test_asymmetric_error_is_least_at_the_expectile(penalty: float) -> None:
+def test_asymmetric_error_is_minimal_at_the_expectile(penalty: float) -> None:
     rewards = np.random.default_rng(0).choice([-0.1, 3.3], 500, p=[0.7, 0.3]).astype(np.float32)
     guesses = np.linspace(-0.5, 3.5, 4001, dtype=np.float32)
     total = jax.jit(
@@ -264,7 +264,7 @@ def test_loss_equals_the_reference(rnn: MDNRNN) -> None:
             error = foreseen.reward - w.rewards
             reward.append((error / TILE_REWARD) ** 2 * (PENALTY if error > 0 else 1))
             reward_bias.append(error)
-        if window.mask[lane].all():  # after padding, a state means nothing
+        if window.mask[lane].all():  # the state after padding is meaningless
             np.testing.assert_allclose(after.hidden[lane], hidden, atol=2e-6)
             np.testing.assert_allclose(after.cell[lane], cell, atol=2e-6)
     assert len(nll) == len(end) == len(reward) == 19
@@ -279,7 +279,7 @@ def test_loss_equals_the_reference(rnn: MDNRNN) -> None:
     np.testing.assert_allclose(loss.total, total, rtol=2e-5)
 
 
-def test_padding_has_no_influence(rnn: MDNRNN) -> None:
+def test_padding_changes_neither_loss_nor_gradient(rnn: MDNRNN) -> None:
     window, states, key = make_window(2, 0.0), random_states(3), jax.random.key(1)
     garbage = np.random.default_rng(4)
 
@@ -297,13 +297,13 @@ def test_padding_has_no_influence(rnn: MDNRNN) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), same_gradient, gradient)
 
 
-def test_gradients_are_numbers_in_the_worst_window(rnn: MDNRNN) -> None:
+def test_gradients_are_finite_for_extreme_windows(rnn: MDNRNN) -> None:
     key, states = jax.random.key(3), random_states(7)
-    # Nothing but padding: no loss, no gradient, no division by zero.
+    # Only padding: the loss and the gradient are zero, without division by zero.
     loss, _, gradient = loss_and_gradient(rnn, states, make_window(8, 0.0, (0, 0)), key)
     assert all(float(part) == 0 for part in loss)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
-    # A target hundreds of scales from every component, in a lane of one step.
+    # A target hundreds of standard deviations away, in a lane of one step.
     window = make_window(9, 0.0, (STEPS, 1))
     window = window._replace(next_mu=window.next_mu + 1000 * window.mask[..., None])
     loss, _, gradient = loss_and_gradient(rnn, states, window, key)
@@ -311,13 +311,13 @@ def test_gradients_are_numbers_in_the_worst_window(rnn: MDNRNN) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, gradient)))
 
 
-def test_latents_are_drawn_anew(rnn: MDNRNN) -> None:
+def test_latents_are_sampled_at_every_call(rnn: MDNRNN) -> None:
     window, states, key = make_window(10, 0.0), random_states(11), jax.random.key(4)
     loss, after, _ = loss_and_gradient(rnn, states, window, key)
     assert_trees_equal(loss_and_gradient(rnn, states, window, key)[:2], (loss, after))
     other, other_after, _ = loss_and_gradient(rnn, states, window, jax.random.key(5))
     assert other.nll != loss.nll and differs(other_after, after)
-    # What goes in and what is to be foreseen are both drawn: each with the log variance of its own.
+    # Input and target are both sampled, each with its own log variance.
     wider = window._replace(next_logvar=window.next_logvar + 1)
     target, target_after, _ = loss_and_gradient(rnn, states, wider, key)
     assert target.nll != loss.nll and not differs(target_after, after)
@@ -325,7 +325,7 @@ def test_latents_are_drawn_anew(rnn: MDNRNN) -> None:
     assert differs(loss_and_gradient(rnn, states, wider, key)[1], after)
 
 
-def test_two_windows_of_50_with_carried_state_are_one_of_100(rnn: MDNRNN) -> None:
+def test_two_windows_of_50_with_carried_state_equal_one_of_100(rnn: MDNRNN) -> None:
     rng = np.random.default_rng(12)
     z = rng.standard_normal((100, LATENT)).astype(np.float32)
     actions = rng.uniform(-1, 1, (100, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""V against independent implementations: eqx.nn's convolutions, KL worked by hand."""
+"""V against independent implementations: eqx.nn's convolutions, and the KL by hand."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,21 +25,21 @@ from models.vae import (
 
 FRAMES = 3  # in every batch here, so that each function is compiled once
 
-# Compiled as a whole: one compilation costs less than those of all its operations one by one.
+# Compiled as a whole, which is faster than compiling each operation.
 encode = eqx.filter_jit(lambda vae, frames: jax.vmap(vae.encode)(frames))
 decode = eqx.filter_jit(lambda vae, latents: jax.vmap(vae.decode)(latents))
 
 
 @eqx.filter_jit
 def losses(vae: ConvVAE, frames: Array, key: Array) -> tuple[VAELoss, VAELoss]:
-    """With a quarter of the KL, half a nat free and heavy bars; and with 100 nats free."""
+    """Losses with weighted KL, free bits and dashboard bars, and with 100 free nats."""
     usual, free = LossWeights(0.25, 0.5, dashboard=9.0), LossWeights(1.0, 100.0, dashboard=1.0)
     return vae_loss(vae, frames, key, usual), vae_loss(vae, frames, key, free)
 
 
 @eqx.filter_jit
 def both(ours: Conv | ConvTranspose, reference: eqx.Module, x: Array) -> tuple[Array, Array]:
-    """Both layers on one image; eqx.nn has the channels first."""
+    """Outputs of both layers for one image. eqx.nn has the channels first."""
     return ours(x), reference(x.transpose(2, 0, 1)).transpose(1, 2, 0)
 
 
@@ -86,7 +86,7 @@ def test_transposed_conv_equals_equinox(size: int, inputs: int, outputs: int, ke
     x = pixels(size, inputs)
     actual, expected = both(ours, reference, x)
     np.testing.assert_allclose(actual, expected, atol=2e-5)
-    # And the definition itself, by NumPy: every input pixel paints its patch.
+    # And by definition, in NumPy: every input pixel adds its patch to the output.
     painted = np.zeros((2 * size - 2 + kernel, 2 * size - 2 + kernel, outputs))
     taps = ours.weight.astype(np.float64).reshape(inputs, kernel, kernel, outputs)
     patches = np.einsum("ijc,cyxo->ijyxo", x.astype(np.float64), taps)
@@ -98,7 +98,7 @@ def test_transposed_conv_equals_equinox(size: int, inputs: int, outputs: int, ke
 
 @eqx.filter_jit
 def gradients(function: Callable, image: Array, kernel: Array, weights: Array) -> tuple:
-    """Those of the weighted sum of what `function` makes, for the image and for the kernel."""
+    """Gradients of a weighted sum of `function`'s output: of the image and of the kernel."""
     return jax.grad(lambda *x: (function(*x) * weights).sum(), (0, 1))(image, kernel)
 
 
@@ -121,13 +121,13 @@ def test_gradients_equal_those_that_jax_derives(size: int, kernel: int, wide: in
     expected = gradients(reference, x, taps, y)
     actual = gradients(conv2d, x, taps, y)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), actual, expected)
-    # paint is the transpose: x and y change places, the kernel is owed the same.
+    # conv_transpose2d is the transpose: x and y swap, the kernel's gradient is the same.
     from_image, from_kernel = gradients(conv_transpose2d, y, taps, x)
     np.testing.assert_allclose(from_image, reference(x, taps), atol=1e-4)
     np.testing.assert_allclose(from_kernel, expected[1], atol=1e-4)
 
 
-def test_size_is_the_papers(vae: ConvVAE) -> None:
+def test_the_number_of_parameters_is_the_papers(vae: ConvVAE) -> None:
     assert sum(leaf.size for leaf in jax.tree.leaves(vae)) == 4_348_547
     frames = np.zeros((FRAMES, 64, 64, 3), np.uint8)
     mu, logvar = encode(vae, frames)
@@ -137,7 +137,7 @@ def test_size_is_the_papers(vae: ConvVAE) -> None:
     assert float(decoded.min()) > 0 and float(decoded.max()) < 1
 
 
-def test_bytes_and_fractions_are_encoded_alike(vae: ConvVAE) -> None:
+def test_uint8_and_float_frames_give_the_same_latent(vae: ConvVAE) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (FRAMES, 64, 64, 3)).astype(np.uint8)
     as_bytes, as_fractions = encode(vae, frames), encode(vae, (frames / 255).astype(np.float32))
     np.testing.assert_allclose(as_bytes, as_fractions, atol=1e-6)
@@ -151,18 +151,18 @@ def test_kl_by_hand() -> None:
     )
 
 
-def test_samples_of_the_latent_have_its_moments() -> None:
+def test_latent_samples_have_the_given_mean_and_variance() -> None:
     mu, logvar = np.array([1.5, -2.0], np.float32), np.log(np.array([0.25, 9.0], np.float32))
     keys = jax.random.split(jax.random.key(0), 100_000)
     samples = np.asarray(jax.jit(jax.vmap(sample_latent, (None, None, 0)))(mu, logvar, keys))
     np.testing.assert_allclose(samples.mean(0), mu, atol=5 * 3 / 100_000**0.5)
     np.testing.assert_allclose(samples.std(0), [0.5, 3.0], rtol=0.02)
-    assert abs(np.corrcoef(samples.T)[0, 1]) < 0.02  # each dimension has noise of its own
+    assert abs(np.corrcoef(samples.T)[0, 1]) < 0.02  # the noise is independent per dimension
 
 
 def test_loss_by_hand(vae: ConvVAE) -> None:
     frames = np.random.default_rng(1).integers(0, 256, (FRAMES, 64, 64, 3)).astype(np.uint8)
-    # logvar → −∞ makes the sample equal mu, so that NumPy can follow without our random key.
+    # logvar → −∞ makes the sample equal mu, so that NumPy needs no random key.
     vae = eqx.tree_at(
         lambda v: (v.to_logvar.weight, v.to_logvar.bias),
         vae,
@@ -184,15 +184,15 @@ def test_loss_by_hand(vae: ConvVAE) -> None:
     np.testing.assert_allclose(loss.total, loss.reconstruction + kl.mean() / 4, rtol=1e-5)
 
 
-def test_free_bits_are_free(vae: ConvVAE) -> None:
+def test_kl_below_the_free_bits_is_not_penalised(vae: ConvVAE) -> None:
     frames = np.zeros((FRAMES, 64, 64, 3), np.uint8)
     _, loss = losses(vae, frames, jax.random.key(1))
     assert float(loss.kl) < 3200
     np.testing.assert_allclose(loss.total - loss.reconstruction, 3200.0, rtol=1e-4)
 
 
-def test_layers_begin_within_their_fan_in() -> None:
-    # As PyTorch's and Equinox's: U(±1 / √fan-in), whose standard deviation is the bound / √3.
+def test_initial_weights_are_uniform_within_their_fan_in() -> None:
+    # U(±1 / √fan-in) as in PyTorch and Equinox; its standard deviation is the bound / √3.
     layer = jax.jit(lambda key: Conv(3, 64, key=key))(jax.random.key(0))
     bound = 1 / 48**0.5
     for leaf in (layer.weight, layer.bias):
