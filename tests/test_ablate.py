@@ -9,7 +9,7 @@ import pytest
 from scripts import Workshop
 
 from models.rnn import MDNRNN
-from tools.ablate import after_random_units
+from tools.ablate import prepend_random_units
 from utils.io.checkpoints import load_controller, load_rnn, read_header
 from utils.io.files import sha256_of
 
@@ -20,7 +20,7 @@ def test_a_random_memory_beside_the_trained_one_changes_no_prediction() -> None:
     rng, key = np.random.default_rng(0), jax.random.key(1)
     trained = MDNRNN(LATENT, HIDDEN, 2, key=jax.random.key(0))
     random = MDNRNN(LATENT, HIDDEN, 2, key=key)
-    both = after_random_units(trained, key)
+    both = prepend_random_units(trained, key)
     states = [rnn.initial_state() for rnn in (trained, random, both)]
     for _ in range(5):
         z, action = (jnp.float32(rng.standard_normal(size)) for size in (LATENT, 3))

@@ -15,7 +15,7 @@ from scripts import COLLECTED, Workshop
 
 from tools.report.driving import CONTROLLER_PANELS
 from tools.report.models import RNN_PANELS, VAE_PANELS
-from tools.report.page import details, escape, film, page, show, table
+from tools.report.page import details, escape, page, show, table, video
 from tools.report.run_record import RunRecord
 from utils.data.episodes import read_episode
 from utils.io.checkpoints import count_parameters, load_rnn, load_vae
@@ -82,7 +82,7 @@ def test_nothing_comes_from_elsewhere(written: Path, found: Page) -> None:
     assert not re.search(r"url\(|@import", written.read_text())
 
 
-def test_pictures_charts_and_film_are_whole(workshop: Workshop, found: Page) -> None:
+def test_pictures_charts_and_video_are_complete(workshop: Workshop, found: Page) -> None:
     contents = [decode(source) for source in found.sources]
     kinds = [kind for kind, _ in contents]
     panels = len(VAE_PANELS) + len(RNN_PANELS) + len(CONTROLLER_PANELS)
@@ -94,8 +94,8 @@ def test_pictures_charts_and_film_are_whole(workshop: Workshop, found: Page) -> 
         elif kind == "image/svg+xml":
             assert ElementTree.fromstring(content).tag.endswith("svg")
         else:
-            (film_path,) = workshop.run_dir.glob("*.mp4")
-            assert content == film_path.read_bytes()
+            (video_path,) = workshop.run_dir.glob("*.mp4")
+            assert content == video_path.read_bytes()
     # Whoever cannot see a picture is told what it shows.
     assert all(len(text) > 10 for text in found.alternatives)
 
@@ -112,7 +112,7 @@ def test_figures_are_those_of_the_files(workshop: Workshop, found: Page) -> None
     for mode, episodes in COLLECTED.items():
         row = rf"{mode}\s+{episodes}\s+1\s+{60 * episodes}\s"
         assert re.search(row, found.sections["data"])
-    assert "exactly these drives" in found.sections["data"]
+    assert "exactly these episodes" in found.sections["data"]
     for name, load in (("vae", load_vae), ("rnn", load_rnn)):
         path = workshop.run_dir / f"{name}.eqx"
         assert f"{count_parameters(load(path)[1]):,} parameters" in found.sections["settings"]
@@ -121,7 +121,7 @@ def test_figures_are_those_of_the_files(workshop: Workshop, found: Page) -> None
     assert show(last["nll_50"]) in found.sections["dreams"]
     for stage in ("collect_data", "run_vae_training", "train_dream", "test_agent"):
         row = rf"{stage}\.py .*? MB\s+[\d.]+ (s|min|h)\s+\d"
-        assert re.search(row, found.sections["costs"]), stage
+        assert re.search(row, found.sections["stages"]), stage
 
 
 def test_the_real_frames_are_shown_as_they_were(workshop: Workshop, found: Page) -> None:
@@ -149,17 +149,17 @@ def test_what_is_missing_is_named(workshop: Workshop, tmp_path: Path) -> None:
         ("evolution", "train_dream.py"), ("memory", "train_rnn.py"),
     ):  # fmt: skip
         assert f"run {script}" in sections[section]
-    assert "No stage has noted its times" in sections["costs"]
+    assert "No times were recorded" in sections["stages"]
     done = early.run("tools.report", "--run-dir", str(tmp_path / "nowhere"))
     assert done.returncode == 1 and "nowhere is missing" in done.stderr
 
 
-def test_a_film_that_is_too_large_stays_outside(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_video_that_is_too_large_is_not_embedded(workshop: Workshop, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     workshop.succeed("tools.report", "--output", str(path), "--video-mb", "0.001")
     small = Page(path.read_text())
     assert "video" not in small.tags
-    assert re.search(r"track_\d+\.mp4 has \d+ MB and stays outside", small.sections["drive"])
+    assert re.search(r"track_\d+\.mp4 has \d+ MB and is not embedded", small.sections["drive"])
 
 
 def test_text_from_files_is_never_markup() -> None:
@@ -176,9 +176,9 @@ def test_numbers_are_shown_as_a_reader_wants_them() -> None:
     assert [show(value) for value in (True, None, "text")] == ["yes", "–", "text"]
 
 
-def test_films_play_from_inside_the_page(tmp_path: Path) -> None:
+def test_videos_are_embedded(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"film")
-    assert decode(Page(film(tmp_path / "a.mp4", "caption")).sources[0]) == ("video/mp4", b"film")
+    assert decode(Page(video(tmp_path / "a.mp4", "caption")).sources[0]) == ("video/mp4", b"film")
 
 
 def test_times_tell_what_was_done_stopped_and_killed(

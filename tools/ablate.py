@@ -1,15 +1,15 @@
-"""Ablations: take one thing away from a run's agent, and retrain only what that changes.
+"""Ablations: remove one component of a run's agent and retrain only what depends on it.
 
-    python -m tools.ablate --without nothing            # the control: C anew, everything as it was
+    python -m tools.ablate --without nothing            # control: evolve C again, nothing changed
     python -m tools.ablate --without memory             # C sees z alone
-    python -m tools.ablate --without trained-memory     # C sees z and a random LSTM's h; M dreams
-    python -m tools.ablate --without real-validation    # the dream alone chooses among means
-    python -m tools.ablate --without asymmetric-loss    # M learns rewards by plain squared error
+    python -m tools.ablate --without trained-memory     # C sees z and the h of a random LSTM
+    python -m tools.ablate --without real-validation    # select among means in dreams alone
+    python -m tools.ablate --without asymmetric-loss    # M learns rewards with the squared error
 
 Reads the agent of --run-dir and data/latents/. Writes an agent to <run-dir>/ablations/<without>/,
-a run folder like any other: score it with test_agent.py --run-dir. C is evolved from zero with the
-settings that the run's was; M, where it is retrained, learns for as many steps as the run's did in
-all its rounds, with its other settings. Run again, it goes on where it was stopped.
+a run folder that can be scored with test_agent.py --run-dir. C is evolved from zero with the
+settings of the run. If M is retrained, it takes as many steps as the run's M in all rounds, with
+its other settings. Rerun the same command to resume after an interruption.
 """
 
 import dataclasses
@@ -40,21 +40,21 @@ WITHOUT = ("nothing", "memory", "trained-memory", "real-validation", "asymmetric
 class Settings(CommonSettings):
     """The flags of this script."""
 
-    without: str = setting("nothing", "what to take away", choices=WITHOUT)
+    without: str = setting("nothing", "component to remove", choices=WITHOUT)
     workers: int = setting(default_workers(), "processes for real drives", minimum=1)
 
 
 def main(settings: Settings) -> None:
-    """Make the folder, and retrain in it."""
+    """Make the run folder of the ablation and retrain in it."""
     agent = find_agent(settings.run_dir, "tools.ablate")
-    Agent.load(agent)  # refuses parts that do not belong together
+    Agent.load(agent)  # raises UserError if the parts do not belong together
     ablated = AgentFiles.of_run(settings.run_dir / "ablations" / settings.without)
     folders = {"data_dir": settings.data_dir, "run_dir": ablated.vae.parent, "seed": settings.seed}
     header, rnn = checkpoints.load_rnn(agent.rnn)
     with locked(ablated.vae.parent):  # the scripts lock it themselves
         copy(agent.vae, ablated.vae)
         if settings.without == "trained-memory":
-            rnn = after_random_units(rnn, jax.random.key(settings.seed))
+            rnn = prepend_random_units(rnn, jax.random.key(settings.seed))
             wider = dataclasses.replace(header, sizes=train_rnn.sizes_of(rnn))
             checkpoints.save(ablated.rnn, wider, rnn)
         elif settings.without != "asymmetric-loss":
@@ -73,20 +73,20 @@ def main(settings: Settings) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a model; where it is there already its bytes stay what they are."""
+    """Copy a model file, atomically."""
     write_atomically(target, lambda file: file.write(source.read_bytes()))
 
 
-def after_random_units(rnn: MDNRNN, key: PRNGKeyArray) -> MDNRNN:
-    """An RNN whose first units are a random LSTM's and whose last are `rnn`'s; twice as many.
+def prepend_random_units(rnn: MDNRNN, key: PRNGKeyArray) -> MDNRNN:
+    """`rnn` with as many random LSTM units in front of its own.
 
-    The two know nothing of each other, and what is predicted is what `rnn` predicts: its heads
-    read its own units only.
+    The two groups of units are not connected, and the heads read only the units of `rnn`: the
+    predictions stay the same.
     """
     random = MDNRNN(rnn.latent, rnn.hidden, rnn.components, key=key)
 
     def gates(first: Float[Array, "inputs gates"], last: Float[Array, "inputs gates"]) -> Array:
-        """Gate by gate, the columns of the first and then those of the last."""
+        """For each gate, the columns of `first` followed by those of `last`."""
         pairs = zip(jnp.split(first, 4, -1), jnp.split(last, 4, -1), strict=True)
         return jnp.concatenate([part for pair in pairs for part in pair], axis=-1)
 

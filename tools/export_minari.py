@@ -1,12 +1,11 @@
-"""Give the collected episodes to others, and take theirs: Minari datasets, without loss.
+"""Convert collected episodes to a Minari dataset, and back, without loss.
 
     python -m tools.export_minari --dataset car-racing/collected-v0
     python -m tools.export_minari --dataset car-racing/collected-v0 --read --data-dir data/again
 
-Writes every episode of data/rollouts/ as one dataset of the Farama Foundation's Minari, in HDF5,
-compressed to about 1.2 kB a frame; anyone opens it by minari.load_dataset(...). With --read it
-writes a dataset that was made so back as rollouts, to the same bytes. Needs `pip install
-"minari[hdf5]"`.
+Writes all episodes of data/rollouts/ as one dataset in HDF5, compressed to about 1.2 kB a frame; open
+it with minari.load_dataset(...). With --read it writes the episodes of such a dataset to
+data/rollouts/, byte-identical. Requires `pip install "minari[hdf5]"`.
 """
 
 import contextlib
@@ -45,7 +44,7 @@ from utils.settings import CommonSettings, parse, setting
 class Settings(CommonSettings):
     """The flags of this script."""
 
-    dataset: str = setting("car-racing/collected-v0", "name of the dataset in Minari")
+    dataset: str = setting("car-racing/collected-v0", "id of the Minari dataset")
     datasets_dir: Path | None = setting(
         None, "folder of Minari datasets, by default $MINARI_DATASETS_PATH or ~/.minari/datasets"
     )
@@ -58,11 +57,11 @@ DESCRIPTION = (
     "area, in integers. The metadata of an episode say how it was driven (mode, provenance) and "
     "whether it ended because the lap was finished (lap_finished); its seed is its track."
 )
-FRAMES_A_CHUNK = 16  # compressed together: 200 kB, which HDF5 keeps in its cache
+FRAMES_PER_CHUNK = 16  # 200 kB: HDF5 keeps whole chunks in its cache
 
 
 def import_minari() -> ModuleType:
-    """Minari, or a UserError that says how to get it."""
+    """The minari module; UserError says how to install it."""
     try:
         import h5py  # noqa: F401
         import minari
@@ -73,7 +72,7 @@ def import_minari() -> ModuleType:
 
 @contextlib.contextmanager
 def datasets_in(folder: Path) -> Iterator[None]:
-    """Have Minari look for datasets in `folder`, and nowhere else."""
+    """Make `folder` Minari's folder of datasets."""
     name = "MINARI_DATASETS_PATH"
     before = os.environ.get(name)
     os.environ[name] = str(folder)
@@ -86,7 +85,7 @@ def datasets_in(folder: Path) -> Iterator[None]:
 
 
 def main(settings: Settings) -> None:
-    """Write a dataset, or read one back."""
+    """Write a dataset, or read one."""
     minari = import_minari()
     from minari.storage.datasets_root_dir import get_dataset_path
 
@@ -104,16 +103,18 @@ def main(settings: Settings) -> None:
 
 
 def write_dataset(minari: ModuleType, settings: Settings, root: Path) -> None:
-    """Write all episodes to a folder of its own, which becomes the dataset when it is whole."""
+    """Write all episodes to a temporary folder, and rename it to the dataset when complete."""
     final, partial = root / settings.dataset, root / ".export"
     if final.exists():
-        raise UserError(f"{final} exists already: choose another --dataset, as with -v1 at its end")
+        raise UserError(
+            f"{final} already exists: choose another --dataset, for example one that ends in -v1"
+        )
     entries = scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA)
     if not entries:
         raise UserError(f"no episodes in {settings.data_dir / 'rollouts'}: run collect_data.py")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
     with datasets_in(partial), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Minari's, on authors and links
+        warnings.simplefilter("ignore", UserWarning)  # missing authors and links
         dataset = minari.create_dataset_from_buffers(
             settings.dataset,
             [],
@@ -122,7 +123,7 @@ def write_dataset(minari: ModuleType, settings: Settings, root: Path) -> None:
             description=DESCRIPTION,
             requirements=["gymnasium[box2d]"],
             data_format="hdf5",
-            jpeg_encoding=False,  # JPEG loses
+            jpeg_encoding=False,  # JPEG is lossy
         )
         with progress(len(entries), "episode") as bar:
 
@@ -144,14 +145,13 @@ def add_episode(minari: ModuleType, storage: Any, entry: EpisodeFile) -> None:
 
     episode = read_episode(entry.path)
     number = storage.total_episodes
-    # Minari would write the frames uncompressed, 13 times larger; where there is an array
-    # already, it appends.
+    # Minari writes frames uncompressed, 13 times larger, but appends to an array that exists.
     with h5py.File(storage.data_path / "main_data.hdf5", "a", track_order=True) as file:
         file.create_group(f"episode_{number}").create_dataset(
             "observations",
             shape=(0, *FRAME_SHAPE),
             maxshape=(None, *FRAME_SHAPE),
-            chunks=(FRAMES_A_CHUNK, *FRAME_SHAPE),
+            chunks=(FRAMES_PER_CHUNK, *FRAME_SHAPE),
             dtype=np.uint8,
             compression="gzip",
         )
@@ -174,7 +174,7 @@ def add_episode(minari: ModuleType, storage: Any, entry: EpisodeFile) -> None:
 
 
 def read_dataset(minari: ModuleType, settings: Settings, root: Path) -> None:
-    """Write the episodes of a dataset as rollouts; nothing that is there is changed."""
+    """Write the episodes of a dataset to data/rollouts/, without changing existing files."""
     try:
         with datasets_in(root):
             storage = minari.load_dataset(settings.dataset).storage
@@ -184,24 +184,26 @@ def read_dataset(minari: ModuleType, settings: Settings, root: Path) -> None:
         for number in range(storage.total_episodes):
             try:
                 mode, episode = episode_of(storage, number)
-                keep(settings.data_dir / "rollouts" / mode / f"{episode.seed}.npz", episode)
+                write_checked(
+                    settings.data_dir / "rollouts" / mode / f"{episode.seed}.npz", episode
+                )
             except CorruptFileError as error:
                 raise UserError(f"episode {number} of {settings.dataset}: {error}") from error
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise UserError(
-                    f"episode {number} of {settings.dataset} is damaged, or not of this "
-                    f"project: {reason}"
+                    f"episode {number} of {settings.dataset} is damaged, or was not exported by "
+                    f"this tool: {reason}"
                 ) from error
             bar.update()
     print(f"{settings.data_dir / 'rollouts'}: {storage.total_episodes} episodes")
 
 
 def episode_of(storage: Any, number: int) -> tuple[str, Episode]:
-    """An episode of a dataset, and the mode that it was driven in."""
+    """An episode of a dataset and its driving mode."""
     (found,), (more,) = storage.get_episodes([number]), storage.get_episode_metadata([number])
     mode = str(more["mode"])
-    if mode not in MODES:  # it becomes the name of a folder
+    if mode not in MODES:  # it becomes a folder name
         raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
     return mode, Episode(
         frames=found["observations"],
@@ -215,13 +217,13 @@ def episode_of(storage: Any, number: int) -> tuple[str, Episode]:
     )
 
 
-def keep(path: Path, episode: Episode) -> None:
-    """Write an episode file whose contents come from outside: checked before it has its name."""
+def write_checked(path: Path, episode: Episode) -> None:
+    """Write an episode from outside this project; the file gets its name only if it is valid."""
     with atomic_replace(path) as temporary:
         write_episode(temporary, episode)
         read_episode(temporary)
         if path.exists() and path.read_bytes() != temporary.read_bytes():
-            raise UserError(f"{path} is there already, and differs: choose another --data-dir")
+            raise UserError(f"{path} already exists and differs: choose another --data-dir")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Make the dream a web page: drive inside it, look at its 32 numbers, hold it against reality.
+"""Export an agent's dream as a web page: drive in it, edit its latents, compare it with real drives.
 
-    python -m tools.export_web --open                 # into RUN_DIR/dream, then shows it
-    python -m tools.export_web --run-dir runs/quick --output-dir site
+    python -m tools.export_web --open                          # to RUN_DIR/dream, opened in a browser
+    python -m tools.export_web --run-dir pretrained --output-dir site
 
-Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir and drives a few validation tracks for the
-real frames. Writes a static folder that any web server can host, under any path: index.html and
-its scripts (from web/), the weights as float16, the frames as WebP; about 10 MB. A minute.
+Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir, and drives four validation tracks to record
+real frames. Writes a static folder of about 12 MB that any web server can host under any path:
+index.html and its scripts (from web/), the weights as float16, the frames as WebP. Takes about a
+minute.
 """
 
 import contextlib
@@ -46,12 +47,12 @@ from utils.sim.tasks import DriveTask
 WEB = Path(__file__).parents[1] / "web"
 MANIFEST = "dream.json"
 FORMAT = "world-model-dream 1"
-SHEET_COLUMNS = 32  # frames side by side: 1001 of them make 2048 × 2048 pixels
+SHEET_COLUMNS = 32  # frames per row: 1001 frames make 2048 × 2048 pixels
 
-# Who drives the recorded episodes, one validation track each, and what the page calls them.
+# Drivers of the recorded episodes, one validation track each, and their names on the page.
 DRIVERS = (
     ("on-policy", "the agent"),
-    ("recovery", "a script, knocked about"),
+    ("recovery", "a script, disturbed"),
     ("on-policy", "the agent"),
     ("aggressive", "a script, too fast"),
 )
@@ -61,21 +62,24 @@ DRIVERS = (
 class Settings(CommonSettings):
     """The flags of this script."""
 
-    output_dir: Path | None = setting(None, "where the page goes, by default RUN_DIR/dream")
+    output_dir: Path | None = setting(None, "folder of the page, by default RUN_DIR/dream")
     steps: int = setting(
-        MAX_STEPS, "longest recorded episode, in 1/50 s", minimum=ZOOM_STEPS + 50, maximum=MAX_STEPS
+        MAX_STEPS,
+        "limit of a recorded episode, in steps of 1/50 s",
+        minimum=ZOOM_STEPS + 50,
+        maximum=MAX_STEPS,
     )
-    starts: int = setting(3, "moments of each recorded episode to begin dreams at", minimum=1)
+    starts: int = setting(3, "start states of dreams from each recorded episode", minimum=1)
     env: str = setting(
-        "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
+        "fast", "renderer of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
-    open: bool = setting(False, "serve the page on this machine and show it in a browser")
-    port: int = setting(0, "port to serve it at; 0 takes a free one", minimum=0, maximum=65535)
+    open: bool = setting(False, "serve the page on this machine and open it in a browser")
+    port: int = setting(0, "port to serve it on; 0 for any free port", minimum=0, maximum=65535)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A real episode of T steps as the model met it."""
+    """A real episode of T steps, with the model's latents and memory."""
 
     title: str
     episode: Episode
@@ -85,30 +89,30 @@ class Recording:
 
 
 class Bundle:
-    """The page's data files. Their names hold their sha256, so an old page never reads new ones."""
+    """The data files of the page. Their names contain their sha256, so caches never mix exports."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.tensors: dict[str, dict[str, Any]] = {}
-        self.halves: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []
         self.sizes: dict[str, int] = {}
 
     def add(self, name: str, array: Any) -> None:
-        """Put a tensor into the weights file, as float16; UserError if it does not fit that."""
+        """Add a tensor to the weights file, as float16; UserError if a number is too large."""
         with np.errstate(over="ignore"):
-            halves = np.asarray(array, "<f2")
-        if not np.isfinite(halves).all():
-            raise UserError(f"{name} has numbers that float16 cannot hold")
-        offset = sum(h.size for h in self.halves)
-        self.tensors[name] = {"shape": halves.shape, "offset": offset}
-        self.halves.append(halves)
+            values = np.asarray(array, "<f2")
+        if not np.isfinite(values).all():
+            raise UserError(f"{name} has numbers that are too large for float16")
+        offset = sum(v.size for v in self.values)
+        self.tensors[name] = {"shape": values.shape, "offset": offset}
+        self.values.append(values)
 
     def write_weights(self) -> str:
-        """Write all tensors, one after another; returns the file's name."""
-        return self.write("weights", ".bin", b"".join(h.tobytes() for h in self.halves))
+        """Write all tensors to one file; returns its name."""
+        return self.write("weights", ".bin", b"".join(v.tobytes() for v in self.values))
 
     def write_sheet(self, frames: np.ndarray) -> str:
-        """Write frames, uint8 (n, 64, 64, 3), as one lossless image; returns its name."""
+        """Write frames, uint8 (n, 64, 64, 3), as one lossless image; returns the name of the file."""
         rows = -(-len(frames) // SHEET_COLUMNS)
         blank = np.zeros((rows * SHEET_COLUMNS - len(frames), *frames.shape[1:]), np.uint8)
         grid = np.concatenate([frames, blank]).reshape(rows, SHEET_COLUMNS, *frames.shape[1:])
@@ -118,14 +122,14 @@ class Bundle:
         return self.write("frames", ".webp", file.getvalue())
 
     def write(self, stem: str, suffix: str, data: bytes) -> str:
-        """Write a file named after what is in it; returns its path from the page."""
+        """Write a file named after its sha256; returns its path relative to the page."""
         name = f"data/{stem}-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
         write_atomically(self.folder / name, lambda file: file.write(data))
         self.sizes[name] = len(data)
         return name
 
     def remove_others(self) -> None:
-        """Remove the data files of earlier exports, and nothing else."""
+        """Remove the data files of earlier exports, and no other files."""
         for path in (self.folder / "data").iterdir():
             ours = re.fullmatch(r"(weights|frames)-[0-9a-f]{12}\.(bin|webp)", path.name)
             if ours and f"data/{path.name}" not in self.sizes:
@@ -133,7 +137,7 @@ class Bundle:
 
 
 def main(settings: Settings) -> None:
-    """Export, and show it if asked to."""
+    """Export the page, and open it with --open."""
     print(describe_device())
     output = settings.output_dir or settings.run_dir / "dream"
     files = find_agent(settings.run_dir, "tools.export_web")
@@ -141,7 +145,7 @@ def main(settings: Settings) -> None:
     if not isinstance(agent.rnn.cell, LSTMCell):
         raise UserError(f"the page knows only the LSTM, not {type(agent.rnn.cell).__name__}")
     if (output / "index.html").exists() and not (output / MANIFEST).exists():
-        raise UserError(f"{output} has an index.html that is no dream's: give another --output-dir")
+        raise UserError(f"{output} has an index.html of another page: choose another --output-dir")
     with locked(output):
         recordings = record(settings, agent, files)
         export(output, agent, files, recordings, settings.starts)
@@ -150,7 +154,7 @@ def main(settings: Settings) -> None:
 
 
 def record(settings: Settings, agent: Agent, files: AgentFiles) -> list[Recording]:
-    """Drive the real tracks, and run V and M along."""
+    """Drive the real tracks and run V and M on the episodes."""
     recordings = []
     environment = make_environment(settings.env)
     with progress(len(DRIVERS), "episode", label="driving") as bar:
@@ -164,7 +168,7 @@ def record(settings: Settings, agent: Agent, files: AgentFiles) -> list[Recordin
 
 
 def meet(agent: Agent, title: str, episode: Episode) -> Recording:
-    """What V sees of an episode, and what M remembers before each of its steps."""
+    """The latents of an episode, and the memory of M before each step."""
     mu = np.stack([encode(agent.vae, frame) for frame in episode.frames])
     states = eqx.filter_jit(states_before)(agent.rnn, mu[:-1], jnp.asarray(episode.actions))
     return Recording(title, episode, mu, np.asarray(states.hidden), np.asarray(states.cell))
@@ -173,7 +177,7 @@ def meet(agent: Agent, title: str, episode: Episode) -> Recording:
 def export(
     output: Path, agent: Agent, files: AgentFiles, recordings: list[Recording], starts: int
 ) -> None:
-    """Write the page. The manifest comes last: until then an earlier export stays whole."""
+    """Write the page. The manifest comes last, so an earlier export stays valid until then."""
     bundle = Bundle(output)
     add_models(bundle, agent)
     mu = np.concatenate([recording.mu for recording in recordings])
@@ -220,7 +224,7 @@ def add_models(bundle: Bundle, agent: Agent) -> None:
 
 
 def export_starts(bundle: Bundle, recordings: list[Recording], count: int) -> dict[str, Any]:
-    """Moments that dreams begin at: `count` of the first half of each episode, after the zoom."""
+    """Start states of dreams: `count` of the first half of each episode, after the zoom."""
     moments = [
         (recording, int(row))
         for recording in recordings
@@ -253,7 +257,7 @@ def export_episode(bundle: Bundle, index: int, recording: Recording) -> dict[str
 
 
 def report(output: Path, sizes: dict[str, int], page: int) -> None:
-    """Say what was written, in megabytes."""
+    """Print the size of the page."""
 
     def megabytes(values: Iterable[int]) -> str:
         return f"{sum(values) / 1e6:.1f} MB"
@@ -267,7 +271,7 @@ def report(output: Path, sizes: dict[str, int], page: int) -> None:
 
 
 def serve(folder: Path, port: int) -> None:
-    """Serve the folder to this machine's browser until Ctrl-C."""
+    """Serve the folder on this machine until Ctrl-C."""
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         address = f"http://127.0.0.1:{server.server_port}/"

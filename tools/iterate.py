@@ -1,13 +1,15 @@
-"""Sim2Real2Sim in rounds, unattended: drive, remember, dream again, and score.
+"""Run rounds of Sim2Real2Sim: collect with the agent, retrain M and C, and score the new agent.
 
     python -m tools.iterate --rounds 3
     python -m tools.iterate --preset quick --data-dir data/quick --run-dir runs/quick --rounds 2
 
-A round drives the agent of --run-dir on new tracks, as it is and with noise, encodes what it met,
-lets M go on from its weights and C from its last mean, with the settings that they were trained
-with, and drives the new agent on validation tracks that nothing is chosen by. Writes
-rounds.metrics.jsonl, rounds.png and rounds/<number>/evaluation.json to --run-dir. --rounds is a
-total: stopped at any moment, the same command goes on.
+In each round the agent of --run-dir drives new tracks, with and without exploration noise. The new
+episodes are encoded, M continues from its weights and C from its last mean, each with the settings
+of its training. The new agent is then scored on held-out validation tracks, never used for model
+selection.
+
+Writes rounds.metrics.jsonl, rounds.png and rounds/<number>/evaluation.json to --run-dir. --rounds
+is a total. Rerun the same command to resume after an interruption.
 """
 
 import json
@@ -30,19 +32,17 @@ from utils.runtime import default_workers, format_number
 from utils.settings import CommonSettings, parse, restore_settings, setting
 from utils.viz.figures import plot_curves
 
-SCORE_TRACKS = VALIDATION[10_000:]  # train_dream.py chooses by the first ones
+SCORE_TRACKS = VALIDATION[10_000:]  # train_dream.py selects on the first ones
 
 
 @dataclass(frozen=True)
 class Settings(CommonSettings):
-    """The flags of this step."""
+    """The flags of this script."""
 
-    rounds: int = setting(3, "rounds in total, those that are done included", minimum=1)
-    on_policy_episodes: int = setting(40, "episodes of the agent as it is, a round", minimum=1)
-    iterative_episodes: int = setting(
-        20, "episodes of the agent with noise on its actions, a round", minimum=1
-    )
-    score_tracks: int = setting(16, "validation tracks that score a round", minimum=1)
+    rounds: int = setting(3, "total number of rounds, finished ones included", minimum=1)
+    on_policy_episodes: int = setting(40, "episodes per round without exploration noise", minimum=1)
+    iterative_episodes: int = setting(20, "episodes per round with exploration noise", minimum=1)
+    score_tracks: int = setting(16, "validation tracks per round to score the agent on", minimum=1)
     workers: int = setting(default_workers(), "processes for real drives", minimum=1)
 
 
@@ -53,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def main(settings: Settings) -> None:
-    """Do the rounds that are missing."""
+    """Run the rounds that are not finished."""
     find_agent(settings.run_dir, "tools.iterate")
     with locked(settings.run_dir / "rounds"):  # the scripts lock the run folder themselves
         metrics = Metrics(settings.run_dir / "rounds.metrics.jsonl", settings.rounds)
@@ -62,19 +62,19 @@ def main(settings: Settings) -> None:
             metrics.append(**score(settings, 0))
         for number in range(max(done, default=0) + 1, settings.rounds + 1):
             print(f"\nround {number} of {settings.rounds}", flush=True)
-            learn(settings, number)
+            run_round(settings, number)
             metrics.append(**score(settings, number))
         report(settings, read_metrics(metrics.path))
 
 
-def learn(settings: Settings, number: int) -> None:
-    """Collect with the agent that the round began with, then let M and C go on."""
+def run_round(settings: Settings, number: int) -> None:
+    """Collect with the agent that the round started with, then continue M and C."""
     agent = AgentFiles.of_run(settings.run_dir)
-    begun = settings.run_dir / "rounds" / f"{number}" / "agent.json"
-    if not begun.exists():
-        write_json(begun, agent.sha256())
-    # Once M has gone on, the agent that the round drives with is no more: its drives are done.
-    if agent.sha256() == json.loads(begun.read_text()):
+    started = settings.run_dir / "rounds" / f"{number}" / "agent.json"
+    if not started.exists():
+        write_json(started, agent.sha256())
+    # Once M is retrained that agent no longer exists, and its episodes are complete.
+    if agent.sha256() == json.loads(started.read_text()):
         for mode, episodes in (
             ("on-policy", settings.on_policy_episodes),
             ("iterative", settings.iterative_episodes),
@@ -90,7 +90,7 @@ def learn(settings: Settings, number: int) -> None:
 
 
 def score(settings: Settings, number: int) -> dict[str, Any]:
-    """The record of a round: real scores of its agent, and what its dream promised."""
+    """The metrics of a round: the real scores of its agent, and its score in the dream."""
     folder = settings.run_dir / "rounds" / f"{number}"
     run(
         settings,
@@ -116,14 +116,14 @@ def score(settings: Settings, number: int) -> dict[str, Any]:
 
 
 def run(settings: Settings, script: ModuleType, **values: Any) -> None:
-    """Run a step of the pipeline with these settings, the others as they are by default."""
+    """Run a script of the pipeline with these settings and defaults for the others."""
     print(f"\n{script.__name__}.py", flush=True)
     common = {"data_dir": settings.data_dir, "run_dir": settings.run_dir, "seed": settings.seed}
     script.main(script.Settings(**{**common, **values}))
 
 
 def report(settings: Settings, records: list[dict[str, Any]]) -> None:
-    """The score per round, as a figure and a table."""
+    """Draw and print the score of each round."""
     panels = {
         "real score, mean and 95% interval": ("mean", "low", "high"),
         "return in the dream of that round": ("dream_score",),

@@ -1,15 +1,19 @@
-"""Where the agent fails: study it on validation tracks that nothing was chosen by.
+"""Analyse an agent on held-out validation tracks: where it fails, and how good its dream is.
 
     python -m tools.analysis --episodes 32
     python -m tools.analysis --run-dir pretrained --output-dir runs/study --baseline none
 
-Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir. The agent drives every track once as it is
-and once under each of six pushes that it knows nothing of. Writes study.json and, to --output-dir,
-lost_by_curvature.png: which parts of a track cost it points;
-pushes.png:            how often it drives on after a push;
-dreamed_against_real.png: what the dream promises at moments of these drives, and what came;
-film.webp:              real, reconstruction and dream, for some seconds of the median drive;
-and the undisturbed drives to episodes/, 1 MB each. About 10 s a track on 2 CPU cores.
+Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir. The agent drives every track once
+undisturbed and once with each of six kinds of pushes. Writes to --output-dir:
+
+study.json                 all numbers
+lost_by_curvature.png      points lost and speed, by the curvature of the track
+pushes.png                 how often the agent recovers from a push
+dreamed_against_real.png   dreamed and real returns from the same moments
+video.webp                 real, reconstruction and dream: some seconds of the median drive
+episodes/                  the undisturbed drives, 1 MB each
+
+Takes about 10 s a track on 2 CPU cores.
 """
 
 from collections.abc import Sequence
@@ -22,22 +26,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from tools.analysis.calibration import (
+    calibration_metrics,
     draw_dreams,
     dreamed_returns,
-    figures_of,
-    moments_to_dream_from,
     real_return,
-    unending,
+    start_steps,
+    without_failures,
 )
 from tools.analysis.score_breakdown import (
-    after_pushes,
     by_curvature,
     draw_curvature,
     draw_pushes,
-    losses,
+    failed_drives,
     points_lost,
+    push_recovery,
 )
-from tools.analysis.trace import WINDOW, Push, Trace, Trial, run_trial
+from tools.analysis.trace import RECOVERY_STEPS, Push, Trace, Trial, run_trial
 from utils import runtime
 from utils.data.episodes import read_episode
 from utils.data.splits import VALIDATION
@@ -61,28 +65,37 @@ class Settings(CommonSettings):
     """The flags of this script."""
 
     episodes: int = setting(32, "tracks to drive, each seven times", minimum=1)
-    max_steps: int = setting(MAX_STEPS, "steps of a drive", minimum=2 * WINDOW)
-    output_dir: Path | None = setting(None, "where results go, by default --run-dir")
+    max_steps: int = setting(
+        MAX_STEPS, "limit of a drive, in steps of 1/50 s", minimum=2 * RECOVERY_STEPS
+    )
+    output_dir: Path | None = setting(None, "folder of the results, by default --run-dir")
     baseline: str = setting(
         "scripted",
-        "another driver on the same tracks",
+        "another driver on the same tracks, for comparison",
         choices=("none", "scripted"),
         old_name="yardstick",
     )
-    moments: int = setting(8, "moments of each drive that dreams begin at", minimum=1)
+    moments: int = setting(8, "moments of each drive that dreams start from", minimum=1)
     dreams: int = setting(16, "dreams from each moment", minimum=1)
-    horizon: int = setting(200, "steps of a dream, and of what is held against it", minimum=1)
-    film_from: int = setting(150, "step at which the film and its dream begin", minimum=0)
-    film_seconds: float = setting(8.0, "length of the film", minimum=0.1)
+    horizon: int = setting(
+        200, "steps of a dream, and of the real drive that it is compared with", minimum=1
+    )
+    video_from: int = setting(
+        150, "step at which the video and its dream start", minimum=0, old_name="film_from"
+    )
+    video_seconds: float = setting(
+        8.0, "length of the video in seconds", minimum=0.1, old_name="film_seconds"
+    )
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     env: str = setting(
-        "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
+        "fast", "renderer of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
 
 
 PRESETS: dict[str, dict[str, Any]] = {"quick": {"episodes": 8}}
-TRACKS = VALIDATION[20_000:]  # the training's choices are made by the first of them
-# The scripted driver leaves the road after few of the weakest of a kind and most of the strongest.
+TRACKS = VALIDATION[20_000:]  # training selects controllers on the first ones
+# Of each kind, the scripted driver recovers on the road from most of the weakest pushes and leaves
+# the road after most of the strongest.
 PUSHES = (
     Push(),
     *(Push("sideways", strength) for strength in (15.0, 30.0, 60.0)),
@@ -91,21 +104,21 @@ PUSHES = (
 
 
 def main(settings: Settings) -> None:
-    """Drive, dream, draw and write everything down."""
+    """Drive, dream, and write figures and numbers."""
     print(describe_device())
     output = settings.output_dir or settings.run_dir
     files = find_agent(settings.run_dir, "tools.analysis")
     agent = Agent.load(files)
-    with locked(output), timed(output, "study_agent"):
+    with locked(output), timed(output, "analysis"):
         study: dict[str, Any] = {
             "versions": package_versions("jax", "equinox"),
             "files": files.sha256(),
         }
         study["tracks"] = list(TRACKS[: settings.episodes])
-        driven = drive_all_ways(settings, "on-policy", files, output)
+        driven = drive_with_pushes(settings, "on-policy", files, output)
         study["agent"] = {"driver": "agent", **summarise(driven)}
         if settings.baseline != "none":
-            others = drive_all_ways(settings, settings.baseline, None, None)
+            others = drive_with_pushes(settings, settings.baseline, None, None)
             study["baseline"] = {"driver": f"{settings.baseline} driver", **summarise(others)}
         draw_curvature(output / "lost_by_curvature.png", study)
         draw_pushes(output / "pushes.png", study)
@@ -113,15 +126,15 @@ def main(settings: Settings) -> None:
         study["dreams"] = compare_dreams(settings, agent, driven[PUSHES[0]], output, temperature)
         draw_dreams(output / "dreamed_against_real.png", study["dreams"])
         write_json(output / "study.json", study)
-        film(settings, agent, driven[PUSHES[0]], output)
+        write_median_video(settings, agent, driven[PUSHES[0]], output)
     print(describe(study))
     print(f"{output / 'study.json'}")
 
 
-def drive_all_ways(
+def drive_with_pushes(
     settings: Settings, driver: str, files: AgentFiles | None, output: Path | None
 ) -> dict[Push, list[Trace]]:
-    """One driver on all tracks under every push; the undisturbed episodes go to `output`."""
+    """Drive all tracks with every kind of push; writes the undisturbed episodes to `output`."""
     trials = []
     for push in PUSHES:
         tasks = [
@@ -143,79 +156,84 @@ def drive_all_ways(
         for trial, done in run_tasks(run_trial, trials, min(settings.workers, len(trials))):
             traces[trial.push] += done
             bar.update(len(done))
-    return {push: sorted(done, key=lambda t: t.outcome.track) for push, done in traces.items()}
+    return {push: sorted(done, key=lambda t: t.result.track) for push, done in traces.items()}
 
 
 def episode_path(output: Path, track: int) -> Path:
-    """Where an undisturbed episode is kept."""
+    """The file of an undisturbed episode."""
     return output / "episodes" / f"{track}.npz"
 
 
 def summarise(driven: dict[Push, list[Trace]]) -> dict[str, Any]:
-    """What one driver's drives say: scores, causes of lost points, curvature, pushes."""
+    """Scores, points lost by cause and by curvature, and recoveries of one driver."""
     plain = driven[Push()]
     causes = [points_lost(trace) for trace in plain]
     return {
-        "scores": [trace.outcome.score for trace in plain],
-        "mean": float(np.mean([trace.outcome.score for trace in plain])),
-        "finished": [trace.outcome.lap_finished for trace in plain],
+        "scores": [trace.result.score for trace in plain],
+        "mean": float(np.mean([trace.result.score for trace in plain])),
+        "finished": [trace.result.lap_finished for trace in plain],
         "points_lost": {
             cause: float(np.mean([lost[cause] for lost in causes])) for cause in causes[0]
         },
         "curvature": by_curvature(plain),
-        "lost": losses(plain),
-        "pushes": [after_pushes(traces, push) for push, traces in driven.items()],
+        "failed_drives": failed_drives(plain),
+        "pushes": [push_recovery(traces, push) for push, traces in driven.items()],
     }
 
 
 def compare_dreams(
     settings: Settings, agent: Agent, plain: Sequence[Trace], output: Path, temperature: float
 ) -> dict[str, Any]:
-    """Dreamed against real returns from the same moments, z and memory of the agent's drives."""
+    """Dreamed and real returns from the same moments of the agent's drives."""
     rows: list[dict[str, Any]] = []
     starts = []
     rng = np.random.default_rng(settings.seed)
     for trace in plain:
-        episode = read_episode(episode_path(output, trace.outcome.track))
+        episode = read_episode(episode_path(output, trace.result.track))
         steps = len(episode.actions)
-        moments = moments_to_dream_from(trace, episode, settings.moments, settings.horizon, rng)
-        # Padded to one length: one compilation. What comes after a moment does not matter to it.
+        moments = start_steps(trace, episode, settings.moments, settings.horizon, rng)
+        # Padded to one length, so that it compiles once. Later steps do not affect a moment.
         padding = ((0, settings.max_steps - steps), (0, 0))
         frames = np.pad(episode.frames[:-1], (*padding, (0, 0), (0, 0)))
         z, actions = encode_frames(agent.vae, frames), np.pad(episode.actions, padding)
         starts.append(dream_states_at(agent.rnn, z, actions, moments))
         for step in moments.tolist():
-            real, lost = real_return(episode, step, settings.horizon)
-            rows.append({"track": trace.outcome.track, "step": step, "real": real, "lost": lost})
+            real, failed = real_return(episode, step, settings.horizon)
+            rows.append({"track": trace.result.track, "step": step, "real": real, "failed": failed})
     together = jax.tree.map(lambda *x: jnp.concatenate(x), *starts)
     dream = (settings.dreams, settings.horizon, temperature)
-    for name, rnn in (("dreamed", agent.rnn), ("dreamed_unending", unending(agent.rnn))):
+    for name, rnn in (
+        ("dreamed", agent.rnn),
+        ("dreamed_without_failures", without_failures(agent.rnn)),
+    ):
         key = jax.random.key(settings.seed)  # the same dreams: z does not depend on the end head
         returns = dreamed_returns(rnn, agent.controller, together, key, *dream).mean(axis=1)
         for row, value in zip(rows, returns.tolist(), strict=True):
             row[name] = value
-    return {**figures_of(rows), "temperature": temperature, "moments": rows}
+    return {**calibration_metrics(rows), "temperature": temperature, "moments": rows}
 
 
-def film(settings: Settings, agent: Agent, plain: Sequence[Trace], output: Path) -> None:
-    """Film the drive with the median score: neither the best nor the worst."""
-    median = sorted(plain, key=lambda trace: trace.outcome.score)[len(plain) // 2]
+def write_median_video(
+    settings: Settings, agent: Agent, plain: Sequence[Trace], output: Path
+) -> None:
+    """Write a video of the drive with the median score."""
+    median = sorted(plain, key=lambda trace: trace.result.score)[len(plain) // 2]
     episode = read_episode(episode_path(output, median.outcome.track))
-    shown = replay(agent.vae, agent.rnn, episode, settings.film_from)
-    write_webp(output / "film.webp", episode, shown, settings.film_seconds)
+    shown = replay(agent.vae, agent.rnn, episode, settings.video_from)
+    write_webp(output / "video.webp", episode, shown, settings.video_seconds)
 
 
 def describe(study: dict[str, Any]) -> str:
-    """Some lines of results."""
+    """The results in a few lines."""
     agent = study["agent"]
     causes = ", ".join(f"{name} {lost:.0f}" for name, lost in agent["points_lost"].items())
     lines = [f"score {agent['mean']:.0f} on {len(agent['scores'])} tracks; points lost: {causes}"]
     for row in agent["pushes"]:
         push = Push(row["kind"], row["strength"])
-        lines.append(f"{push}: drives on after {row['returned']} of {row['pushes']}")
+        lines.append(f"{push}: recovers from {row['recovered']} of {row['pushes']}")
     dreams = study["dreams"]
-    if dreams["optimism"] is not None:
-        lines.append(f"dreamed − real return: {dreams['optimism']:+.0f} points")
+    if dreams["return_bias"] is not None:
+        lines.append(f"dreamed − real return: {dreams['return_bias']:+.0f} points")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
-"""What happens on the real track besides the frames: tiles, speeds, wheels on grass, pushes.
+"""Traces of real drives: tiles, speed, wheels on the road, and pushes that disturb the car.
 
-A `Witness` is a wrapper around an environment, so that the one real rollout serves the study of an
-agent as it serves everything else. The driver knows nothing of it.
+`RecordingWrapper` wraps the environment, so that the rollout code of utils/sim is used unchanged.
+The driver does not see it.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ import numpy as np
 from utils.sim import rollouts as driving
 from utils.sim.tasks import DriveBatch, DriveResult, DriveTask
 
-REACH = 3  # tiles to either side that a curvature is measured over: 21 units in all
-WINDOW = 150  # steps after a push, 3 s, in which the drive has to go on
-FIRST_PUSH = (100, 200)  # steps: the first push comes between these
-PAUSE = (50, 150)  # steps from the end of a push's window to the next push
-LAP_END = 60  # tiles before the end of the lap in which nobody is pushed: too few are left to win
+CURVATURE_SPAN = 3  # tiles to either side that the curvature is measured over: 21 units in total
+RECOVERY_STEPS = 150  # steps after a push, 3 s, within which the drive has to recover
+FIRST_PUSH = (100, 200)  # step of the first push, drawn from this range
+PAUSE = (50, 150)  # steps between the end of a recovery and the next push, drawn from this range
+NO_PUSH_TILES = 60  # last tiles of a lap, without pushes: too few remain to show a recovery
 UNITS = {"sideways": "units/s", "spin": "rad/s"}
-FRESH = 25  # steps: a car that had a new tile so lately drives normally
+MAX_TILE_AGE = 25  # steps since the last new tile within which a drive counts as normal
 
 
 @dataclass(frozen=True)
 class Push:
-    """What happens to the whole car at once: every part of it gets the same jump of velocity."""
+    """A sudden change of the velocity of the whole car: sideways in units/s or a spin in rad/s."""
 
     kind: str = "none"
     strength: float = 0.0
@@ -32,14 +32,14 @@ class Push:
     def __str__(self) -> str:
         return f"{self.kind} {self.strength:g} {UNITS[self.kind]}" if self.strength else "no push"
 
-    def give(self, car: Any, side: int) -> None:
-        """Push a CarRacing car to its right (`side` 1) or left (−1); a spin: to its left (1)."""
+    def apply(self, car: Any, side: int) -> None:
+        """Push a car to its right (`side` 1) or left (−1), or spin it to its left (1) or right."""
         bodies, jump = (car.hull, *car.wheels), side * self.strength
         centre, across = car.hull.worldCenter, car.hull.GetWorldVector((1, 0))
         for body in bodies:
             if self.kind == "sideways":
                 body.linearVelocity = body.linearVelocity + jump * across
-            elif self.kind == "spin":  # as one rigid body about the hull's centre
+            elif self.kind == "spin":  # a rigid rotation about the hull's centre
                 arm, before = body.worldCenter - centre, body.linearVelocity
                 body.linearVelocity = (before.x - jump * arm.y, before.y + jump * arm.x)
                 body.angularVelocity += jump
@@ -47,35 +47,36 @@ class Push:
 
 @dataclass(frozen=True)
 class Trace:
-    """What was witnessed of a drive of T steps on a track of N tiles."""
+    """The record of a drive of T steps on a track of N tiles."""
 
-    outcome: DriveResult
+    result: DriveResult
     curvature: np.ndarray  # float (N), 1/unit, of the centre line at each tile
-    visited: np.ndarray  # int (N), steps done when the tile was visited, −1 if it never was
+    visited: np.ndarray  # int (N), number of steps before the tile was visited, −1 if it was not
     speed: np.ndarray  # float (T), units/s after each step
     wheels: np.ndarray  # int (T), wheels on the road after each step
-    pushes: tuple[int, ...]  # steps done before each push
+    pushes: tuple[int, ...]  # number of steps before each push
 
 
 def curvature_of(line: np.ndarray) -> np.ndarray:
     """Unsigned curvature of a closed line, float (N), from its points, float (N, 2).
 
-    It is that of the circle through a point and the points REACH before and after it (Menger):
-    4 × area / product of the sides, exact on a circle however the points are spaced.
+    Menger's curvature, of the circle through a point and the points CURVATURE_SPAN before and after
+    it: 4 × area / product of the sides. It is exact on a circle, however its points are spaced.
     """
-    before, after = np.roll(line, REACH, axis=0), np.roll(line, -REACH, axis=0)
+    before, after = np.roll(line, CURVATURE_SPAN, axis=0), np.roll(line, -CURVATURE_SPAN, axis=0)
     to, on = line - before, after - line
     twice_area = np.abs(to[:, 0] * on[:, 1] - to[:, 1] * on[:, 0])
     sides = np.hypot(*to.T) * np.hypot(*on.T) * np.hypot(*(after - before).T)
     return 2 * twice_area / sides
 
 
-class Witness(gymnasium.Wrapper):
-    """Notes what happens in a CarRacing environment, and pushes the car at random moments.
+class RecordingWrapper(gymnasium.Wrapper):
+    """Records a CarRacing drive and pushes the car at random moments.
 
-    A push comes only in normal driving: all wheels on the road, a new tile lately, the lap's end
-    not near. The moments follow from `rng` alone, so that until the first one all pushes of a
-    track meet the same drive; without strength (`Push()`) they are noted and nothing happens.
+    The car is pushed only in normal driving: all wheels on the road, a new tile within the last
+    MAX_TILE_AGE steps, and more than NO_PUSH_TILES tiles to go. The moments depend on `rng` alone,
+    so all kinds of pushes on a track share the drive up to the first push. A push of strength 0
+    (`Push()`) is recorded without effect.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Witness(gymnasium.Wrapper):
         self.push, self.max_steps, self.rng = push, max_steps, rng
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """As the environment's; begins a new trace."""
+        """Reset the environment and start a new trace."""
         observation, info = self.env.reset(**options)
         track = self.unwrapped
         self.curvature = curvature_of(np.asarray(track.track)[:, 2:4])
@@ -94,24 +95,24 @@ class Witness(gymnasium.Wrapper):
         self.wheels: list[int] = []
         self.pushes: list[int] = []
         self.due = int(self.rng.integers(*FIRST_PUSH))
-        self._note_tiles()
+        self._record_tiles()
         return observation, info
 
     def step(self, action: np.ndarray) -> tuple:
-        """As the environment's, perhaps after a push."""
+        """Step the environment, after a push if one is due."""
         if self._is_due():
             side = int(self.rng.choice((-1, 1)))
-            self.push.give(self.unwrapped.car, side)
+            self.push.apply(self.unwrapped.car, side)
             self.pushes.append(len(self.speed))
-            self.due = len(self.speed) + WINDOW + int(self.rng.integers(*PAUSE))
+            self.due = len(self.speed) + RECOVERY_STEPS + int(self.rng.integers(*PAUSE))
         outcome = self.env.step(action)
         car = self.unwrapped.car
         self.speed.append(float(np.hypot(*car.hull.linearVelocity)))
         self.wheels.append(sum(len(wheel.tiles) > 0 for wheel in car.wheels))
-        self._note_tiles()
+        self._record_tiles()
         return outcome
 
-    def _note_tiles(self) -> None:
+    def _record_tiles(self) -> None:
         track = self.unwrapped
         if track.tile_visited_count == (self.visited >= 0).sum():
             return
@@ -123,16 +124,16 @@ class Witness(gymnasium.Wrapper):
     def _is_due(self) -> bool:
         now = len(self.speed)
         return (
-            self.due <= now <= self.max_steps - WINDOW
+            self.due <= now <= self.max_steps - RECOVERY_STEPS
             and self.wheels[-1] == 4
-            and now - self.visited[self.newest] <= FRESH
-            and self.newest < len(self.visited) - LAP_END
+            and now - self.visited[self.newest] <= MAX_TILE_AGE
+            and self.newest < len(self.visited) - NO_PUSH_TILES
         )
 
-    def trace(self, outcome: DriveResult) -> Trace:
-        """What was witnessed since the last reset."""
+    def trace(self, result: DriveResult) -> Trace:
+        """The trace since the last reset."""
         return Trace(
-            outcome,
+            result,
             self.curvature,
             self.visited,
             np.array(self.speed, np.float32),
@@ -143,7 +144,7 @@ class Witness(gymnasium.Wrapper):
 
 @dataclass(frozen=True)
 class Trial:
-    """Drives that one process does under the same push."""
+    """A batch of drives in one process, all with the same push."""
 
     group: DriveBatch
     push: Push
@@ -153,16 +154,16 @@ class Trial:
 
 
 def run_trial(trial: Trial) -> list[Trace]:
-    """Drive the episodes of a trial, write the files that are asked for; traces in order."""
-    witnesses: dict[int, Witness] = {}
+    """Drive the episodes of a trial and write their files; returns their traces in order."""
+    recorders: dict[int, RecordingWrapper] = {}
 
-    def watch(task: DriveTask, environment: gymnasium.Env) -> Witness:
+    def wrap(task: DriveTask, environment: gymnasium.Env) -> RecordingWrapper:
         rng = np.random.default_rng([task.seed, task.track])
-        witnesses[task.track] = Witness(environment, trial.push, task.max_steps, rng)
-        return witnesses[task.track]
+        recorders[task.track] = RecordingWrapper(environment, trial.push, task.max_steps, rng)
+        return recorders[task.track]
 
     traces = {
-        task.track: witnesses[task.track].trace(driving.save_result(task, episode))
-        for task, episode in driving.drive_batch(trial.group, watch)
+        task.track: recorders[task.track].trace(driving.save_result(task, episode))
+        for task, episode in driving.drive_batch(trial.group, wrap)
     }
     return [traces[task.track] for task in trial.group.tasks]

@@ -1,11 +1,11 @@
-"""A run at a glance: one HTML page with everything in it, to look at, to print, to send.
+"""A report of a run: one self-contained HTML page to view, print or send.
 
     python -m tools.report
     python -m tools.report --run-dir runs/quick --data-dir data/quick
 
-Reads what the six scripts wrote to --run-dir and --data-dir; what is not there yet is named on the
-page. Writes report.html to --run-dir (or --output): settings, data, losses, reconstructions,
-open-loop dreams, evolution, scores by track, film, sizes and times. About half a minute.
+Reads what the six scripts wrote to --run-dir and --data-dir. Writes report.html to --run-dir (or
+to --output): scores by track, video, open-loop dreams, evolution, losses, reconstructions, data,
+settings, sizes and times. Missing parts are named on the page. Takes about half a minute.
 """
 
 import datetime
@@ -16,7 +16,7 @@ from typing import Any
 from tools.report.driving import drive, evolution, glance, scores
 from tools.report.models import dreams, memory, vision
 from tools.report.page import page
-from tools.report.provenance import costs, data, model_settings
+from tools.report.run_details import data, model_settings, stages
 from tools.report.run_record import RunRecord
 from utils import runtime
 from utils.errors import UserError
@@ -28,24 +28,24 @@ from utils.settings import CommonSettings, parse, setting
 class Settings(CommonSettings):
     """The flags of this script."""
 
-    output: Path | None = setting(None, "the page, by default report.html in --run-dir")
-    video_mb: float = setting(25.0, "largest film to put into the page, in megabytes", minimum=0.0)
+    output: Path | None = setting(None, "file of the page, by default report.html in --run-dir")
+    video_mb: float = setting(25.0, "largest video to embed in the page, in megabytes", minimum=0.0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {}
 # In the order of a reader's questions: how does it drive, what does it dream, how was it made?
-SECTIONS = (glance, drive, scores, dreams, evolution, memory, vision, data, model_settings, costs)
+SECTIONS = (glance, drive, scores, dreams, evolution, memory, vision, data, model_settings, stages)
 
 
 def main(settings: Settings) -> None:
-    """Read the run, write the page."""
+    """Read the run and write the page."""
     if not settings.run_dir.is_dir():
-        raise UserError(f"{settings.run_dir} is missing: run the six scripts, or name --run-dir")
+        raise UserError(f"{settings.run_dir} is missing: run the six scripts, or set --run-dir")
     run = RunRecord.load(settings.run_dir, settings.data_dir, settings.video_mb)
     day = datetime.date.today().strftime("%-d %B %Y")
     text = page(
         f"World model “{run.name}”",
-        f"A car that learned to drive inside its own dream. CarRacing-v3 · {day}",
+        f"A car that learned to drive in its own dream. CarRacing-v3 · {day}",
         [section(run) for section in SECTIONS],
     )
     output = settings.output or settings.run_dir / "report.html"

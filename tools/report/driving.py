@@ -1,4 +1,4 @@
-"""The report's sections on the driver: at a glance, the film, scores by track, the search for C."""
+"""Sections of the report about driving: summary, video, scores by track, the evolution of C."""
 
 from typing import Any
 
@@ -16,18 +16,18 @@ from tools.report.page import (
     chart,
     details,
     duration,
-    film,
     heading,
     missing,
     show,
     table,
+    video,
 )
 from tools.report.run_record import RunRecord
 from utils.data.episodes import read_episode
 from utils.runtime import format_number
 from utils.viz.video import FRAMES_PER_SECOND
 
-TRACKS_BY_NAME = 24  # more tracks than that are charted without their names
+TRACKS_BY_NAME = 24  # charts of more tracks omit their names
 
 CONTROLLER_PANELS: Panels = {
     "Return of a dream, points": {
@@ -44,36 +44,36 @@ ROUND_PANELS: Panels = {
 
 
 def glance(run: RunRecord) -> Section:
-    """The figures to be seen first."""
+    """The summary at the top."""
     evaluation, steps = run.evaluation, sum(drive.entry.steps for drive in run.drives)
     shown = {}
     if evaluation:
         low, high = (format_number(bound, ".0f") for bound in evaluation["interval"])
         tracks = f"{len(evaluation['scores'])} {evaluation['split'] or 'chosen'} tracks"
-        note = f"mean ± deviation, {tracks}; the mean is within {low} … {high} (95%)"
+        note = f"mean ± standard deviation on {tracks}; 95% interval of the mean {low} … {high}"
         shown["Real score"] = (mean_and_std(evaluation), note)
         if evaluation["baseline"]:
             other = evaluation["baseline"]
             driver = f"{other['driver'].capitalize()} driving"
             shown[driver] = (mean_and_std(other), "on the same tracks")
     if run.drives:
-        minutes = f"{steps / FRAMES_PER_SECOND / 60:.0f} minutes at the wheel"
-        note = f"{len(run.drives)} drives, {minutes}"
-        shown["Seen of the real track"] = (f"{steps:,} steps", note)
+        minutes = f"{steps / FRAMES_PER_SECOND / 60:.0f} minutes"
+        note = f"{len(run.drives)} episodes, {minutes} of driving"
+        shown["Real data"] = (f"{steps:,} steps", note)
     if "controller" in run.models:
         settings = run.models["controller"][0].settings
         generations = sum("best" in record for record in run.metrics("controller"))
         dreams = generations * settings["candidates"] * settings["dreams"]
         note = f"{dreams:,} dreams, {generations} generations"
-        shown["Dreamed"] = (f"{dreams * settings['horizon']:,} steps", note)
+        shown["Dreamed in the search"] = (f"{dreams * settings['horizon']:,} steps", note)
     seconds = sum(time.seconds for time in run.stage_times().values())
     if seconds:
         shown["Computing time"] = (duration(seconds), "all stages together")
     text = (
-        "V turns each frame into a few numbers, M learns to predict them and so can dream, and C "
-        "is evolved inside these dreams. Then it is put on the real track."
+        "V compresses each frame to a latent of a few numbers. M learns to predict the next "
+        "latent, so it can dream. C is evolved in these dreams and then drives the real track."
     )
-    pieces = [cards(shown)] if shown else [missing("Nothing is there yet: run collect_data.py.")]
+    pieces = [cards(shown)] if shown else [missing("The run is empty: run collect_data.py.")]
     return "glance", "At a glance", text, pieces
 
 
@@ -83,36 +83,36 @@ def mean_and_std(summary: dict[str, Any]) -> str:
 
 
 def drive(run: RunRecord) -> Section:
-    """The film, and the same as pictures for paper."""
+    """The video, and still pictures for print."""
     text = (
-        "A real drive, beside what V makes of each frame, what M expected it to be one step "
-        "earlier, and an open-loop dream that is told only the actions. The score counts up."
+        "A real drive beside V's reconstruction of each frame, M's prediction one step ahead, and "
+        "an open-loop dream that gets nothing but the actions."
     )
     pieces: list[Raw] = []
     for path in sorted(run.folder.glob("track_*.mp4")):
         megabytes = path.stat().st_size / 1e6
         caption = f"Track {path.stem.removeprefix('track_')}"
         if megabytes <= run.video_mb:
-            pieces.append(film(path, caption))
+            pieces.append(video(path, caption))
         else:
-            pieces.append(missing(f"{caption}: {path} has {megabytes:.0f} MB and stays outside; "
-                                  "--video-mb raises the limit."))  # fmt: skip
-    filmed = sorted((run.folder / "episodes").glob("[!.]*.npz"))
-    if filmed and "rnn" in run.models:
-        episode = read_episode(filmed[0])
+            pieces.append(missing(f"{caption}: {path} has {megabytes:.0f} MB and is not embedded; "
+                                  "raise --video-mb to include it."))  # fmt: skip
+    recorded = sorted((run.folder / "episodes").glob("[!.]*.npz"))
+    if recorded and "rnn" in run.models:
+        episode = read_episode(recorded[0])
         pieces.append(dream_strips(run, episode, f"Track {episode.seed}"))
-    return "drive", "The drive", text, pieces or [missing("No film yet: run test_agent.py.")]
+    return "drive", "The drive", text, pieces or [missing("No video yet: run test_agent.py.")]
 
 
 def scores(run: RunRecord) -> Section:
-    """Scores by track, charted and as a table."""
+    """Scores by track, as a chart and a table."""
     text = (
-        "The sum of rewards on each real track: −0.1 a step, and 1000 shared out among a track's "
-        "tiles; 900 is called solved."
+        "The sum of rewards on each real track: −0.1 for each step, and 1000 divided among the "
+        "tiles of the track. CarRacing counts as solved at a mean of 900."
     )
     evaluation = run.evaluation
     if evaluation and evaluation["split"] == "test":
-        text += " These tracks served this report alone; no choice was made by them."
+        text += " These are the test tracks: they were not used for any choice."
     if evaluation is None:
         return "scores", "Scores by track", text, [missing("No scores yet: run test_agent.py.")]
     other = evaluation["baseline"]
@@ -128,7 +128,7 @@ def scores(run: RunRecord) -> Section:
 
 
 def score_chart(evaluation: dict[str, Any]) -> Raw:
-    """A dot for each track, best at the top; mean and its interval behind."""
+    """A dot for each track, the best at the top, over the mean and its interval."""
     figure, axes = axes_of_chart()
     values, other = np.array(evaluation["scores"]), evaluation["baseline"]
     order = np.argsort(values)
@@ -140,8 +140,8 @@ def score_chart(evaluation: dict[str, Any]) -> Raw:
         axes.axvspan(*evaluation["interval"], color=GRID, lw=0)
     axes.axvline(evaluation["mean"], color=MUTED, lw=1)
     if other:
-        theirs = np.array(other["scores"])[order]
-        axes.plot(theirs, rows, "x", color=COLORS[1], label=f"{other['driver']} driving")
+        baseline_scores = np.array(other["scores"])[order]
+        axes.plot(baseline_scores, rows, "x", color=COLORS[1], label=f"{other['driver']} driving")
     axes.plot(values[order], rows, "o", color=COLORS[0], label="the agent")
     by_name = len(values) <= TRACKS_BY_NAME
     names = [str(evaluation["tracks"][i]) for i in order]
@@ -150,18 +150,18 @@ def score_chart(evaluation: dict[str, Any]) -> Raw:
     figure.legend(loc="outside upper left", ncols=2, fontsize=9, frameon=False)
     mean, std = evaluation["mean"], evaluation["std"]
     words = f"Scores on {len(values)} tracks, mean {mean:.0f}, standard deviation {std:.0f}"
-    return chart("Line: mean. Band: where the mean lies, 95%", figure, words)
+    return chart("Line: mean. Band: 95% interval of the mean", figure, words)
 
 
 def evolution(run: RunRecord) -> Section:
-    """The search for C."""
+    """The evolution of C."""
     text = (
-        "CMA-ES proposes controllers, dreams judge them. Every so often the distribution's mean "
-        "is saved and driven on real validation tracks; the best of these is the agent."
+        "CMA-ES samples controllers and evaluates them in dreams. At intervals the mean of its "
+        "distribution is saved and drives real validation tracks; the best saved mean is the agent."
     )
     found = metric_charts(run, "controller", CONTROLLER_PANELS, "generation")
     pieces = [found] if found else [missing("No search yet: run train_dream.py.")]
-    rounds = metric_charts(run, "rounds", ROUND_PANELS, "round of Sim2Real2Sim")
+    rounds = metric_charts(run, "rounds", ROUND_PANELS, "round")
     if rounds:
-        pieces += [heading("Rounds of learning from its own drives"), rounds]
+        pieces += [heading("Rounds of Sim2Real2Sim: learning from its own drives"), rounds]
     return "evolution", "Evolution in the dream", text, pieces

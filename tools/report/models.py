@@ -1,4 +1,4 @@
-"""The report's sections on V and M: what they see, what they foresee, how they learned."""
+"""Sections of the report about V and M: reconstructions, dreams and training curves."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ from utils.viz.video import FRAMES_PER_SECOND, replay
 DREAM_STEPS = (1, 5, 10, 25, 50, 100, 200)  # shown of an open-loop dream
 SHOWN_FRAMES = 8
 
-# Charts: title -> {metric: its name in the legend}.
+# Title of a chart -> {metric: name in the legend}.
 Panels = dict[str, dict[str, str]]
 VAE_PANELS: Panels = {
     "Squared error of a pixel (0 to 1)": {"mse": "training batch", "held_out_mse": "held out"},
@@ -35,24 +35,24 @@ VAE_PANELS: Panels = {
 }
 DREAMED = {"10": "10 steps of dream", "50": "50 steps", "200": "200 steps"}
 RNN_PANELS: Panels = {
-    "Surprise, nats a dimension of z": {
+    "Negative log-likelihood, nats per dimension of z": {
         "nll": "next step",
         **{f"nll_{k}": name for k, name in DREAMED.items()},
     },
     "Error of summed rewards, points": {f"reward_error_{k}": n for k, n in DREAMED.items()},
-    "Optimism: promised less real, points": {f"reward_bias_{k}": n for k, n in DREAMED.items()},
-    "Share that was lost within 200 steps": {
-        "end_predicted_200": "as dreamed",
-        "end_real_200": "in reality",
+    "Reward bias: dreamed − real, points": {f"reward_bias_{k}": n for k, n in DREAMED.items()},
+    "Share of drives that failed within 200 steps": {
+        "end_predicted_200": "dreamed",
+        "end_real_200": "real",
     },
 }
 
 
 def dreams(run: RunRecord) -> Section:
-    """Open-loop dreams beside reality, and how far they can be trusted."""
+    """Open-loop dreams beside the real drives, and their errors."""
     text = (
-        "M gets one moment of a drive that it never learned from, and from then on nothing but "
-        "the actions. What it dreams, beside what really came."
+        "M gets one moment of a held-out drive and from then on only the actions. Its dream is "
+        "shown beside the real frames."
     )
     pieces: list[Raw] = []
     if "rnn" in run.models:
@@ -64,13 +64,13 @@ def dreams(run: RunRecord) -> Section:
                 caption = f"{mode.capitalize()} driving, track {episode.seed}"
                 pieces.append(dream_strips(run, episode, caption))
         if not pieces:
-            pieces.append(missing(f"No held-out episodes in {run.data_dir}: name --data-dir."))
+            pieces.append(missing(f"No held-out episodes in {run.data_dir}: set --data-dir."))
         pieces += forecasts(run)
     return "dreams", "Open-loop dreams", text, pieces or [missing("No M yet: run train_rnn.py.")]
 
 
 def dream_strips(run: RunRecord, episode: Episode, caption: str) -> Raw:
-    """Frames of an episode as they were, as V sees them, and as dreamed."""
+    """Real frames of an episode, their reconstructions, and dreamed frames."""
     start = start_of(episode)
     (_, vae), (_, rnn) = run.models["vae"], run.models["rnn"]
     steps = [k for k in DREAM_STEPS if start + k <= len(episode.actions)]
@@ -81,21 +81,23 @@ def dream_strips(run: RunRecord, episode: Episode, caption: str) -> Raw:
     shown = replay(vae, rnn, part, start)
     rows = {
         "Real": part.frames[[start + k for k in steps]],
-        "Seen by V": shown.reconstructed[[start + k for k in steps]],
+        "Reconstruction": shown.reconstructed[[start + k for k in steps]],
         "Dreamed": shown.dreamed[[k - 1 for k in steps]],
     }
     seconds = [f"{k / FRAMES_PER_SECOND:g} s" for k in steps]
-    return strips(rows, seconds, f"{caption}; the dream begins {start / FRAMES_PER_SECOND:g} s in")
+    return strips(
+        rows, seconds, f"{caption}; the dream starts after {start / FRAMES_PER_SECOND:g} s"
+    )
 
 
 def start_of(episode: Episode) -> int:
-    """Where to dream from: a third into an episode, after the zoom."""
+    """The step where a dream starts: a third into the episode, after the zoom."""
     steps = len(episode.actions)
     return min(max(steps // 3, ZOOM_STEPS), max(0, steps - DREAM_STEPS[2] - 1))
 
 
 def forecasts(run: RunRecord) -> list[Raw]:
-    """The last forecasts of held-out tracks, as a table."""
+    """The last errors of forecasts on held-out drives, as a table."""
     records = run.metrics("rnn")
     if not records:
         return []
@@ -103,15 +105,23 @@ def forecasts(run: RunRecord) -> list[Raw]:
     for name, end in (("next step", ""), *((f"{k} steps", f"_{k}") for k in DREAMED)):
         keys = ("nll", "reward_error", "reward_bias", "end_predicted", "end_real")
         rows.append([name, *(last.get(key + end) for key in keys)])
-    head = ["dream of", "surprise (nats)", "reward error", "reward bias", "end dreamed", "end real"]
+    head = [
+        "dream of",
+        "NLL (nats)",
+        "reward error",
+        "reward bias",
+        "failed, dreamed",
+        "failed, real",
+    ]
     return [heading("Forecasts of held-out drives"), table(head, rows)]
 
 
 def memory(run: RunRecord) -> Section:
     """M's training."""
     text = (
-        "On held-out drives: how surprised M is by the next latent, and how wrong about rewards "
-        "and ends, at the next step and inside dreams. Optimism above 0 is what a search exploits."
+        "Errors on held-out drives: the negative log-likelihood (NLL) of the next latent, and the "
+        "errors of rewards and failures, at the next step and in dreams. The search for C exploits "
+        "a positive bias of the reward."
     )
     found = metric_charts(run, "rnn", RNN_PANELS, "gradient step")
     pieces = [found] if found else [missing("No M yet: run train_rnn.py.")]
@@ -119,7 +129,7 @@ def memory(run: RunRecord) -> Section:
 
 
 def metric_charts(run: RunRecord, part: str, panels: Panels, xlabel: str) -> Raw | None:
-    """A chart for each panel that the metrics have something for."""
+    """A chart for each panel whose metrics were recorded."""
     records, pieces = run.metrics(part), []
     for title, lines in panels.items():
         figure, axes = axes_of_chart()
@@ -139,18 +149,18 @@ def metric_charts(run: RunRecord, part: str, panels: Panels, xlabel: str) -> Raw
 
 
 def vision(run: RunRecord) -> Section:
-    """V's training, and what it keeps of a frame."""
-    text = "V keeps a few numbers of a frame. Drawn again from these, it should show the same road."
+    """V's training and its reconstructions."""
+    text = "V compresses a frame to a few numbers. Its reconstruction should show the same road."
     pieces: list[Raw] = []
     held_out = [drive.entry for drive in run.drives if drive.entry.held_out]
     if "vae" in run.models and held_out:
         _, vae = run.models["vae"]
         chosen = held_out[:: -(-len(held_out) // SHOWN_FRAMES)]
-        # The fifth of every nine: moments of driving, not the first frames, which are all alike.
+        # The fifth of every nine: first frames all look alike.
         frames = evenly_spaced_frames(chosen, 9 * SHOWN_FRAMES)[4::9]
         mu, _ = jax.vmap(vae.encode)(frames)
-        rows = {"Real": frames, "Drawn again": to_uint8(jax.vmap(vae.decode)(mu))}
-        pieces.append(strips(rows, [], "Frames of drives that V never learned from"))
+        rows = {"Real": frames, "Reconstruction": to_uint8(jax.vmap(vae.decode)(mu))}
+        pieces.append(strips(rows, [], "Frames of held-out drives"))
     losses = metric_charts(run, "vae", VAE_PANELS, "gradient step")
     if losses:
         pieces.append(losses)

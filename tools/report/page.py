@@ -1,6 +1,6 @@
-"""One HTML page with everything in it: text, charts, pictures and films, and no address outside.
+"""A self-contained HTML page: text, tables, charts, pictures and videos, without external links.
 
-Each function returns a piece of HTML; text that comes from files is escaped here, once.
+Each function returns a piece of HTML. Text is escaped here and nowhere else.
 """
 
 import base64
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1d2b33", "#5b6b74", "#dfe5e8"
-# Told apart without colour vision, too (Okabe & Ito), and by order in the legend.
+# Okabe and Ito's colours, which people with colour blindness can tell apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 CHART_STYLE = {
     "axes.edgecolor": MUTED,
@@ -27,14 +27,14 @@ CHART_STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
     "grid.color": GRID,
-    "svg.fonttype": "path",  # looks the same on every machine
-    "svg.hashsalt": "report",  # same chart, same bytes
+    "svg.fonttype": "path",  # independent of the fonts of the machine
+    "svg.hashsalt": "report",  # reproducible bytes
     "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
 }
-CHART_SIZE = (4.2, 2.7)  # inches: legible on a phone, where a chart is as wide as the screen
-PIXELS_AN_INCH = 84  # of a chart at its largest: text as large as beside it
+CHART_SIZE = (4.2, 2.7)  # inches: legible on a phone
+PIXELS_PER_INCH = 84  # of a chart at full size: its text is as large as the page's
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2b33; --muted: #5b6b74; --line: #dfe5e8; --road: #f4f6f7;
@@ -91,7 +91,7 @@ code { font: .85em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
   @page { margin: 14mm; }
   body { font-size: 10.5pt; }
   header { background: none; color: var(--ink); padding: 0; } header p { color: var(--muted); }
-  nav, .film, summary { display: none; }
+  nav, .video, summary { display: none; }
   .scroll { overflow: visible; }
   section { padding-top: 12px; } .card { border: 1px solid var(--line); }
   figure, .card, tr, h2, h3, section > p { break-inside: avoid; }
@@ -103,20 +103,20 @@ code { font: .85em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
 
 
 class Raw(str):
-    """HTML that needs no escaping any more."""
+    """HTML that is already escaped."""
 
 
-# Anchor, title, explanation, and what stands below.
+# Anchor, title, explanation, pieces.
 Section = tuple[str, str, str, Sequence[Raw]]
 
 
 def escape(value: Any) -> Raw:
-    """Text as HTML; what is HTML already stays as it is."""
+    """Text as HTML; HTML stays as it is."""
     return value if isinstance(value, Raw) else Raw(html.escape(str(value)))
 
 
 def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """A whole page: sections of (anchor, title, explanation, pieces), with a menu of them."""
+    """The whole page: sections, with a menu."""
     links = "".join(f'<a href="#{anchor}">{anchor.capitalize()}</a>' for anchor, *_ in sections)
     body = "\n".join(
         f'<section id="{anchor}"><h2>{escape(name)}</h2>\n<p>{escape(text)}</p>\n'
@@ -127,7 +127,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # No picture, style or script can come from elsewhere, whatever a file held.
+        # The browser refuses external resources, even if a file contains a link to one.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "img-src data:; media-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n"
@@ -138,7 +138,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def cards(figures: Mapping[str, tuple[str, str]]) -> Raw:
-    """Figures to be seen first: name -> (value, what it is)."""
+    """Cards with the main figures: name -> (value, explanation)."""
     return Raw(
         '<div class="cards">'
         + "".join(
@@ -151,7 +151,7 @@ def cards(figures: Mapping[str, tuple[str, str]]) -> Raw:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Raw:
-    """A table; numbers, and the heads above them, stand to the right."""
+    """A table; columns of numbers are aligned to the right."""
     numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(head))]
 
     def cells(tag: str, values: Sequence[Any]) -> str:
@@ -172,7 +172,7 @@ def _is_number(value: Any) -> bool:
 
 
 def show(value: Any) -> Any:
-    """A value as a reader wants it: −1,234 · 0.0012 · yes · –."""
+    """A value as text: −1,234 · 0.0012 · yes · – (None)."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -185,14 +185,14 @@ def show(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """A time as a reader wants it: 41 s · 12 min · 3.4 h."""
+    """A duration as text: 41 s · 12 min · 3.4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def details(summary: str, *pieces: Raw) -> Raw:
-    """Pieces that a reader may unfold."""
+    """Pieces that are hidden until the reader opens them."""
     return Raw(f"<details><summary>{escape(summary)}</summary>{''.join(pieces)}</details>")
 
 
@@ -202,16 +202,16 @@ def heading(text: str) -> Raw:
 
 
 def missing(text: str) -> Raw:
-    """What is not there, and how to get it."""
+    """A note on a missing part and how to make it."""
     return Raw(f'<p class="missing">{escape(text)}</p>')
 
 
 def chart(title: str, figure: Figure, description: str) -> Raw:
-    """A figure of matplotlib as SVG, with its title above and words for who cannot see it."""
+    """A matplotlib figure as SVG with a title, and a description for screen readers."""
     stream = io.BytesIO()
     with matplotlib.rc_context(CHART_STYLE):
         figure.savefig(stream, format="svg", metadata={"Date": None})
-    width = figure.get_figwidth() * PIXELS_AN_INCH
+    width = figure.get_figwidth() * PIXELS_PER_INCH
     address = _data("image/svg+xml", stream.getvalue())
     return Raw(
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
@@ -221,7 +221,7 @@ def chart(title: str, figure: Figure, description: str) -> Raw:
 
 
 def axes_of_chart() -> tuple[Figure, Axes]:
-    """An empty chart in the page's style."""
+    """An empty chart in the style of the page."""
     with matplotlib.rc_context(CHART_STYLE):
         figure = Figure(figsize=CHART_SIZE, layout="constrained")
         axes = figure.subplots()
@@ -231,17 +231,17 @@ def axes_of_chart() -> tuple[Figure, Axes]:
 
 
 def legend(axes: Axes) -> None:
-    """What the lines are, where they are not."""
+    """Add a legend, placed where it hides no line."""
     axes.legend(fontsize=9, framealpha=0.85, edgecolor="none", handlelength=1.4)
 
 
 def charts(pieces: Sequence[Raw]) -> Raw:
-    """Charts side by side where there is room."""
+    """Charts in a grid."""
     return Raw(f'<div class="charts">{"".join(pieces)}</div>')
 
 
 def picture(image: np.ndarray, description: str) -> Raw:
-    """An image, uint8 (h, w, 3), whose pixels stay sharp."""
+    """An image, uint8 (h, w, 3), scaled without smoothing."""
     from PIL import Image  # comes with matplotlib
 
     stream = io.BytesIO()
@@ -251,7 +251,7 @@ def picture(image: np.ndarray, description: str) -> Raw:
 
 
 def strips(rows: Mapping[str, np.ndarray], ticks: Sequence[str], caption: str) -> Raw:
-    """Rows of frames, uint8 (n, 64, 64, 3), with their names at the left and ticks above."""
+    """Rows of frames, uint8 (n, 64, 64, 3), with row names on the left and ticks above."""
     labels = "".join(f"<span>{escape(tick)}</span>" for tick in ticks)
     lines = "".join(
         f"<span>{escape(name)}</span>{picture(_side_by_side(frames), f'{name}: {caption}')}"
@@ -269,11 +269,11 @@ def _side_by_side(frames: np.ndarray, gap: int = 2) -> np.ndarray:
     return np.concatenate(list(padded), axis=1)
 
 
-def film(path: Path, caption: str) -> Raw:
-    """An MP4, played inside the page."""
+def video(path: Path, caption: str) -> Raw:
+    """An embedded MP4."""
     address = _data("video/mp4", path.read_bytes())
     return Raw(
-        '<figure class="film"><video controls muted loop playsinline preload="metadata" '
+        '<figure class="video"><video controls muted loop playsinline preload="metadata" '
         f'src="{address}"></video>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )

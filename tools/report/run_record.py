@@ -1,4 +1,4 @@
-"""What a run left behind, in one place: models, metrics, episodes, scores, sizes and times."""
+"""Everything that a run wrote: models, metrics, episodes, scores, sizes and times."""
 
 import json
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ LOADERS = {
 
 
 @dataclass(frozen=True)
-class Drive:
-    """An episode file without its frames."""
+class RecordedDrive:
+    """Summary of an episode file."""
 
     entry: EpisodeFile
     score: float
@@ -32,28 +32,28 @@ class Drive:
 
 @dataclass(frozen=True)
 class StageTime:
-    """How long a stage worked, over all its runs."""
+    """The time of a stage, summed over its runs."""
 
     seconds: float
-    runs: int  # that came to an end, by themselves or by Ctrl-C
-    killed: int  # whose end, and so whose time, nobody wrote down
+    runs: int  # finished or interrupted
+    killed: int  # killed without recording their time
     last_command: str
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder and its data folder; what does not exist is empty or None."""
+    """The contents of a run folder and its data folder; missing parts are empty or None."""
 
     folder: Path
     data_dir: Path
     models: dict[str, tuple[Header, Any]]
-    drives: list[Drive]
+    drives: list[RecordedDrive]
     evaluation: dict[str, Any] | None
     video_mb: float
 
     @classmethod
     def load(cls, folder: Path, data_dir: Path, video_mb: float) -> "RunRecord":
-        """Read everything that exists. Raises UserError on what is damaged."""
+        """Read all files that exist. Raises UserError if one is damaged."""
         paths = {name: folder / f"{name}.eqx" for name in LOADERS}
         models = {name: LOADERS[name](path) for name, path in paths.items() if path.exists()}
         entries = scan_files(data_dir / "rollouts", EPISODE_SCHEMA)
@@ -62,24 +62,24 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """The name of the run's folder."""
+        """Name of the run folder."""
         return self.folder.resolve().name
 
     def metrics(self, part: str) -> list[dict[str, Any]]:
-        """The records of a training, one for each evaluated step."""
+        """The metrics of a training, a record for each evaluated step."""
         return read_metrics(self.folder / f"{part}.metrics.jsonl")
 
     def stage_times(self) -> dict[str, StageTime]:
-        """The times of every stage that worked on these folders, tools.iterate included."""
+        """The times of all stages that ran on these folders, those of tools.iterate included."""
         folders = (self.data_dir, self.folder, *sorted(self.folder.glob("rounds/*")))
         records = [record for folder in folders for record in read_records(folder / TIMES_NAME)]
         return _stage_times(records)
 
 
-def _drive_of(entry: EpisodeFile) -> Drive:
+def _drive_of(entry: EpisodeFile) -> RecordedDrive:
     arrays = read_arrays(entry.path, EPISODE_SCHEMA, ("rewards", "terminated", "lap_finished"))
     lap_finished = bool(arrays["lap_finished"])
-    return Drive(
+    return RecordedDrive(
         entry=entry,
         score=float(arrays["rewards"].sum(dtype="float64")),
         lap_finished=lap_finished,
@@ -98,7 +98,7 @@ def _read_evaluation(folder: Path) -> dict[str, Any] | None:
 
 
 def _stage_times(records: list[dict[str, Any]]) -> dict[str, StageTime]:
-    # Only who holds the folder's lock writes here: an end belongs to the beginning before it.
+    # Only the process that holds the lock of the folder writes: an end follows its own start.
     times: dict[str, StageTime] = {}
     for record in records:
         now = times.get(record["stage"], StageTime(0.0, 0, 0, ""))
@@ -113,6 +113,6 @@ def _stage_times(records: list[dict[str, Any]]) -> dict[str, StageTime]:
 
 
 def size_of(*paths: Path) -> int:
-    """Bytes of files, and of all files in folders; 0 for what does not exist."""
+    """Total bytes of files and folders; missing ones count 0."""
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
     return sum(file.stat().st_size for file in files if file.is_file())

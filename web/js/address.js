@@ -1,25 +1,25 @@
-/** A moment as the part of the address behind the #, and back. */
+/** Moments as address fragments, the part behind the #. */
 
-import { fromHalves, toHalves } from "./halves.js";
+import { fromFloat16, toFloat16 } from "./float16.js";
 
-/** Float32 numbers as text that an address may hold: halves in base64url. */
+/** Encode float32 numbers for an address: float16 in base64url. */
 export function pack(numbers) {
-  const bytes = new Uint8Array(toHalves(numbers).buffer);
+  const bytes = new Uint8Array(toFloat16(numbers).buffer);
   const text = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
   return text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
 /**
  * @param {string} text
- * @param {number} count how many numbers it must hold
- * @returns {Float32Array | null} null if it holds anything else
+ * @param {number} count the number of values it must hold
+ * @returns {Float32Array | null} null if the text holds anything else
  */
 export function unpack(text, count) {
   if (!/^[\w-]*$/.test(text)) return null;
   try {
     const bytes = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
     if (bytes.length !== 2 * count) return null;
-    const numbers = fromHalves(
+    const numbers = fromFloat16(
       new Uint16Array(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0)).buffer),
     );
     return numbers.every(Number.isFinite) ? numbers : null;
@@ -28,18 +28,18 @@ export function unpack(text, count) {
   }
 }
 
-/** What the present address says, as names and texts. */
+/** The fields of the current address. */
 export function readAddress() {
   return new URLSearchParams(location.hash.slice(1));
 }
 
-/** Put a moment into the address; returns the whole of it. */
+/** Write a moment to the address bar and return the whole address. */
 export function writeAddress(fields) {
   history.replaceState(null, "", `#${new URLSearchParams(fields)}`);
   return location.href;
 }
 
-/** A number of an address, kept within its bounds; `otherwise` if it is none. */
+/** Parse a number and clamp it to its bounds; `otherwise` if it is not a number. */
 export function numberOf(text, low, high, otherwise) {
   const value = Number(text ?? NaN);
   return Number.isFinite(value) ? Math.max(low, Math.min(value, high)) : otherwise;

@@ -1,19 +1,19 @@
 /** The environment's own rate: a step is 1/50 s. */
 export const STEPS_PER_SECOND = 50;
 
-/** Figures change every so many steps: fifty times a second they could not be read. */
+/** Steps between updates of the figures: at fifty a second they would be unreadable. */
 export const TEXT_EVERY = 5;
 
 const PERIOD = 1000 / STEPS_PER_SECOND; // ms
 
-/** Calls `tick` 50 times a second, or as often as it gets done; never twice at once. */
+/** Calls `tick` up to 50 times a second, one call at a time. */
 export class Clock {
   /** @param {() => Promise<unknown>} tick */
   constructor(tick) {
     this.tick = tick;
     this.running = false;
     this.busy = false;
-    /** Steps a second, over the last one. */
+    /** Steps in the last second. */
     this.rate = 0;
   }
 
@@ -33,7 +33,7 @@ export class Clock {
   frame = (now) => {
     if (!this.running) return;
     requestAnimationFrame(this.frame);
-    // What a slow device misses is not made up for: the dream then runs slower.
+    // Missed steps are not made up for: on a slow device the dream runs slower.
     this.due = Math.min(this.due + now - this.last, 2 * PERIOD);
     this.last = now;
     this.count(now);

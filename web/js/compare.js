@@ -1,4 +1,4 @@
-/** Real against dream: a recorded episode, and what is imagined from one of its moments on. */
+/** The comparison view: a recorded episode beside a dream from one of its moments. */
 
 import { numberOf } from "./address.js";
 import { Clock, STEPS_PER_SECOND, TEXT_EVERY } from "./clock.js";
@@ -6,9 +6,9 @@ import { byId, colour, fit, line, setPlaying, Sheet, show } from "./draw.js";
 import { Dream } from "./dream.js";
 import { signed } from "./drive.js";
 
-const DEFAULT_MOMENT = 100; // two seconds: the car rolls, the zoom is over
-const LEAST = 20; // steps that a dream has before the episode ends
-const PLOT_SECONDS = 5; // the least that the plot shows
+const DEFAULT_MOMENT = 100; // two seconds: the camera has zoomed in and the car moves
+const LEAST = 20; // steps between the latest start of a dream and the end of the episode
+const PLOT_SECONDS = 5; // the shortest time axis of the plot
 
 export class Compare {
   /** @param {import("./main.js").World} world */
@@ -45,7 +45,7 @@ export class Compare {
     });
   }
 
-  /** Show an episode; the dream begins at row `from` of it, and is at once `step` steps on. */
+  /** Show an episode with a dream from its row `from`, advanced by `step` steps. */
   async open(index, from = DEFAULT_MOMENT, seed = this.dream.seed, step = 0) {
     this.pause();
     const { manifest, tensors } = this.world;
@@ -57,8 +57,8 @@ export class Compare {
     byId("episode").value = String(index);
     byId("from").max = Math.max(steps - LEAST, 0);
     this.sheets[index] ??= await Sheet.load(sheet, manifest.columns);
-    if (index !== this.index) return; // another was chosen meanwhile
-    const isWanted = this.clock.running; // play was pressed meanwhile
+    if (index !== this.index) return; // another episode was chosen meanwhile
+    const isWanted = this.clock.running; // play was pressed while loading
     await this.begin(Math.min(from, steps - LEAST), seed);
     const { version } = this.dream;
     const isSame = () => index === this.index && version === this.dream.version;
@@ -66,7 +66,7 @@ export class Compare {
     if (isWanted) this.play();
   }
 
-  /** Go back to a moment of the episode and dream anew from it. */
+  /** Start a new dream from row `from` of the episode. */
   async begin(from, seed = this.dream.seed) {
     this.pause();
     const { engine } = this.world;
@@ -74,11 +74,11 @@ export class Compare {
     byId("from").value = this.from;
     byId("from-value").textContent = `${(this.from / STEPS_PER_SECOND).toFixed(1)} s`;
     const wanted = this.from;
-    const memory = await engine.remember(
+    const memory = await engine.memoryAfter(
       this.mu.slice(0, wanted + 1),
       this.actions.slice(0, wanted),
     );
-    if (wanted !== this.from) return; // the slider went on meanwhile
+    if (wanted !== this.from) return; // the slider moved meanwhile
     this.dream.begin({ ...memory, z: this.mu[wanted] }, seed, wanted);
     const [image] = await engine.decode([this.mu[wanted]]);
     this.showReal(wanted, image);
@@ -129,14 +129,14 @@ export class Compare {
     byId("compare-temperature-value").textContent = value.toFixed(2);
   }
 
-  // What is shown
+  // Drawing
 
   showReal(row, seen) {
     this.sheets[this.index].show(byId("real-frame"), row);
     show(byId("seen-frame"), seen);
   }
 
-  /** Points since the dream began, real as a full line and imagined as a broken one. */
+  /** Plot the points since the start of the dream: real solid, imagined dashed. */
   showReturns() {
     let sum = 0;
     const real = [0];
@@ -155,11 +155,11 @@ export class Compare {
     const seconds = (this.dream.now / STEPS_PER_SECOND).toFixed(1);
     const [happened, foreseen] = [real, imagined].map((totals) => signed(totals.at(-1), 1));
     byId("verdict").textContent =
-      `Points after ${seconds} s: real ${happened} (full line), imagined ${foreseen} (dashed)`;
+      `Points after ${seconds} s: real ${happened} (solid line), imagined ${foreseen} (dashed)`;
     byId("returns").setAttribute("aria-label", byId("verdict").textContent);
   }
 
-  // What every view has
+  // The interface of every view
 
   address() {
     const { seed, temperature, now: step } = this.dream;

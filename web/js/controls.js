@@ -1,4 +1,4 @@
-/** Keys, touch pads and a gamepad become steering, gas and brake. */
+/** Steering, gas and brake from keys, touch pads or a gamepad. */
 
 const KEYS = {
   ArrowLeft: "left", KeyA: "left",
@@ -6,18 +6,18 @@ const KEYS = {
   ArrowUp: "gas", KeyW: "gas",
   ArrowDown: "brake", KeyS: "brake",
 }; // prettier-ignore
-const FULL = 0.8; // of a held key: full gas and a full lock only make it spin
-const TURN = 0.1; // how far steering moves in a step; pedals move twice as fast
+const FULL = 0.8; // value of a held key: with full gas and full lock the car spins
+const TURN = 0.1; // change of steering in a step; pedals change twice as fast
 const DEAD_ZONE = 0.12;
 
 export class Controls {
   /**
    * @param {Iterable<HTMLElement>} pads with data-pad="left", "right", "gas" or "brake"
-   * @param {() => void} onTaken called when someone takes the wheel
+   * @param {() => void} onTaken called when the user takes over
    */
   constructor(pads, onTaken) {
     this.onTaken = onTaken;
-    this.held = new Map(); // what holds which control: a key's code or a pad
+    this.held = new Map(); // key code or pad -> the control that it holds
     this.action = [0, 0, 0];
     for (const pad of pads) this.listen(pad);
   }
@@ -32,7 +32,7 @@ export class Controls {
     for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) {
       pad.addEventListener(type, () => this.held.delete(pad));
     }
-    // A pad that has the focus is held by the keys that press buttons.
+    // Space and Enter hold a focused pad.
     pad.addEventListener("keydown", (event) => {
       if (event.code === "Space" || event.code === "Enter") this.hold(pad, pad.dataset.pad);
     });
@@ -45,12 +45,12 @@ export class Controls {
     this.onTaken();
   }
 
-  /** Nothing is held any more. */
+  /** Release everything. */
   release() {
     this.held.clear();
   }
 
-  /** A key went down; true if it drives. */
+  /** Handle a key press; true if it is a driving key. */
   keydown(event) {
     const control = KEYS[event.code];
     if (control && !event.repeat) this.hold(event.code, control);
@@ -61,12 +61,12 @@ export class Controls {
     this.held.delete(event.code);
   }
 
-  /** Whether a gamepad is being used: that takes the wheel, too. */
+  /** Take over if a gamepad is used. */
   poll() {
     if (this.gamepad().some((value) => Math.abs(value) > 0)) this.onTaken();
   }
 
-  /** @returns {number[]} steer, gas and brake of the first gamepad that is touched */
+  /** @returns {number[]} steer, gas and brake of the first gamepad in use */
   gamepad() {
     for (const pad of navigator.getGamepads?.() ?? []) {
       if (!pad) continue;
@@ -77,7 +77,7 @@ export class Controls {
     return [0, 0, 0];
   }
 
-  /** The action of this step, following what is held. */
+  /** The action of this step, which moves towards the held controls. */
   read() {
     const held = new Set(this.held.values());
     const on = (control) => (held.has(control) ? FULL : 0);
@@ -91,7 +91,7 @@ export class Controls {
     return this.action;
   }
 
-  /** Begin from the hands of another driver. */
+  /** Start from the action of the previous driver. */
   takeOver(action) {
     this.action = [...action];
   }

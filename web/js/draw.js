@@ -1,4 +1,4 @@
-/** What several views draw: frames, strips of frames, lines. */
+/** Drawing shared by the views: frames, strips of frames, lines. */
 
 export const SIDE = 64; // pixels of a frame
 
@@ -64,13 +64,13 @@ export function fillStrip(strip, sheet, starts, onPick) {
   };
 }
 
-/** A play button shows what a press would do. */
+/** Set the icon of a play button. */
 export function setPlaying(button, isPlaying) {
   button.setAttribute("aria-label", isPlaying ? "Pause" : "Play");
   button.querySelector("use").setAttribute("href", isPlaying ? "#i-pause" : "#i-play");
 }
 
-/** Fit a canvas to its size on the screen; returns its context in CSS pixels. */
+/** Fit a canvas to its size on the screen and return its context, in CSS pixels. */
 export function fit(canvas) {
   const { clientWidth: width, clientHeight: height } = canvas;
   const scale = window.devicePixelRatio || 1;
@@ -87,7 +87,7 @@ export function fit(canvas) {
 const colours = new Map();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => colours.clear());
 
-/** The colour that the style sheet gives a name. */
+/** A colour by its name in the style sheet. */
 export function colour(name) {
   if (!colours.has(name)) {
     colours.set(name, getComputedStyle(document.body).getPropertyValue(`--${name}`));
@@ -95,7 +95,7 @@ export function colour(name) {
   return colours.get(name);
 }
 
-/** A line through `values`, at most `room` of them, its scale from `low` to `high`. */
+/** Draw a line through `values`, at most `room` of them, scaled from `low` to `high`. */
 export function line(context, values, { width, height, room, low, high, stroke, dash = [] }) {
   context.beginPath();
   values.forEach((value, i) => {

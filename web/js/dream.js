@@ -1,13 +1,13 @@
 /**
- * A dream: moments one after another, to be gone through forwards and back.
+ * A dream: a list of moments that can be stepped through forwards and backwards.
  *
  * @typedef {import("./model.js").State} State
  * @typedef {object} Moment
  * @property {State} state
  * @property {number[] | Float32Array} action that led here
  * @property {number} reward of that action, points
- * @property {number} survival probability that the dream got here
- * @property {number} total expected points so far, as models/dream.py counts a dream's return
+ * @property {number} survival predicted probability of not having failed
+ * @property {number} total expected points so far, computed as in dream_return of models/dream.py
  */
 
 const LONGEST = 30000; // steps: ten minutes, 70 MB
@@ -15,7 +15,7 @@ const LONGEST = 30000; // steps: ten minutes, 70 MB
 export class Dream {
   /**
    * @param {import("./engine.js").Engine} engine
-   * @param {number} failure points for a drive that is lost
+   * @param {number} failure points for a failed drive
    */
   constructor(engine, failure) {
     this.engine = engine;
@@ -24,14 +24,14 @@ export class Dream {
     this.seed = 0;
     /** @type {Moment[]} */
     this.moments = [];
-    this.now = 0; // the present moment's place among them
+    this.now = 0; // index of the current moment
     this.firstStep = 0;
-    this.version = 0; // changes with every jump, so that steps under way are dropped
+    this.version = 0; // changes with every jump, so that pending steps are dropped
     this.advanced = Promise.resolve(null);
   }
 
   /**
-   * Forget all, and begin here. `step` is where the noise goes on, for moments that were shared.
+   * Start a new dream. `step` is the number of the first noise sample, above 0 for shared moments.
    * @param {State} state
    */
   begin(state, seed, step = 0, { survival = 1, total = 0 } = {}) {
@@ -46,7 +46,7 @@ export class Dream {
     return this.moments[this.now];
   }
 
-  /** The number of the present step since the dream's own start. */
+  /** Steps since the start of the dream. */
   get step() {
     return this.firstStep + this.now;
   }
@@ -56,10 +56,10 @@ export class Dream {
   }
 
   /**
-   * One imagined step from the present moment; what came after it before is forgotten. A call
-   * waits for the one before it.
-   * @param {(now: number) => number[] | Float32Array | null | undefined} act asked for the action when
-   *   its time has come; null: the agent's own, undefined: no step
+   * Imagine one step from the current moment and drop any later moments. Calls run one after
+   * another.
+   * @param {(now: number) => number[] | Float32Array | null | undefined} act returns the action;
+   *   null for the agent's action, undefined for no step
    * @returns {Promise<Uint8ClampedArray | null>} the frame; null if none was made
    */
   advance(act) {
@@ -96,7 +96,7 @@ export class Dream {
     this.now = Math.max(0, Math.min(index, this.moments.length - 1));
   }
 
-  /** Other noise from here on. */
+  /** Use other noise from here on. */
   reroll(seed) {
     this.version++;
     this.seed = seed;

@@ -1,4 +1,4 @@
-/** The view in which one drives: the dream, its instruments, its time. */
+/** The driving view: the dream, the instruments and the time line. */
 
 import { numberOf, pack, unpack } from "./address.js";
 import { Clock, STEPS_PER_SECOND, TEXT_EVERY } from "./clock.js";
@@ -7,7 +7,7 @@ import { byId, colour, fillStrip, fit, line, setPlaying, show } from "./draw.js"
 import { Dream } from "./dream.js";
 
 const SPARK_STEPS = 150; // three seconds
-const LOST = 0.2; // survival below which the page says so
+const LOST = 0.2; // survival below which a note is shown
 
 export class Drive {
   /** @param {import("./main.js").World} world */
@@ -40,7 +40,7 @@ export class Drive {
     for (const type of ["pointerup", "pointerleave", "pointercancel"]) {
       rewind.addEventListener(type, () => this.rewind(false));
     }
-    // By keyboard a press is half a second back.
+    // By keyboard, a press goes back half a second.
     rewind.addEventListener("click", (event) => {
       if (event.detail === 0) this.seek(this.dream.now - STEPS_PER_SECOND / 2);
     });
@@ -51,7 +51,7 @@ export class Drive {
     });
   }
 
-  // What a driver does
+  // Driving
 
   take() {
     if (this.byAgent) {
@@ -88,7 +88,7 @@ export class Drive {
     if (event.code === "KeyR") this.rewind(false);
   }
 
-  /** As if every key and pad were let go of. */
+  /** Release every key and pad. */
   letGo() {
     this.controls.release();
     this.rewind(false);
@@ -96,7 +96,7 @@ export class Drive {
 
   // Time
 
-  /** Begin at a real frame, or at a state that someone shared. */
+  /** Start from a real frame, or from a shared state. */
   begin(index, seed, shared = null) {
     this.start = index;
     if (shared) this.dream.begin(shared.state, seed, shared.step, shared);
@@ -111,7 +111,7 @@ export class Drive {
       return this.refresh();
     }
     this.controls.poll();
-    if (this.dream.isFull) this.pause("Ten minutes are enough for one dream.");
+    if (this.dream.isFull) this.pause("A dream ends after ten minutes.");
     else await this.advance();
   }
 
@@ -122,7 +122,7 @@ export class Drive {
     this.showMoment(!this.clock.running || this.dream.now % TEXT_EVERY === 0);
   }
 
-  /** Draw the present moment anew, after a jump to it. */
+  /** Redraw the current moment after a jump. */
   async refresh() {
     const { moment } = this.dream;
     const [image] = await this.world.engine.decode([moment.state.z]);
@@ -177,7 +177,7 @@ export class Drive {
     byId("temperature-value").textContent = value.toFixed(2);
   }
 
-  // What is shown
+  // Drawing
 
   showDriver() {
     byId("by-agent").setAttribute("aria-pressed", String(this.byAgent));
@@ -185,7 +185,7 @@ export class Drive {
     byId("who").textContent = this.byAgent ? "The agent drives" : "You drive";
   }
 
-  /** Bars at every step, figures when `withFigures`. */
+  /** Update the bars, and the figures if `withFigures`. */
   showMoment(withFigures) {
     const { moment, now, moments, firstStep } = this.dream;
     const [steer, gas, brake] = moment.action;
@@ -212,7 +212,7 @@ export class Drive {
     byId("rate").textContent = `now ${Math.round(this.clock.rate)} a second`;
   }
 
-  /** The rewards of the last seconds, zero marked. */
+  /** Plot the rewards of the last three seconds above a zero line. */
   showSpark() {
     const { context, width, height } = fit(byId("spark"));
     const { moments, now } = this.dream;
@@ -240,7 +240,7 @@ export class Drive {
     };
   }
 
-  /** Go where an address says; its moment stands still. Anything it lacks has a default. */
+  /** Restore the moment of an address, paused. Missing fields have defaults. */
   async restore(fields) {
     const { starts } = this.world;
     const seed = numberOf(fields.get("seed"), 0, 2 ** 32 - 1, this.world.newSeed());
@@ -248,7 +248,7 @@ export class Drive {
     this.setTemperature(numberOf(fields.get("temperature"), 0.1, 3, 1));
     this.byAgent = true;
     this.showDriver();
-    this.pause(); // else the dream under way would carry the new one on
+    this.pause(); // otherwise the running dream would advance the new one
     await this.begin(start, Math.floor(seed), this.sharedMoment(fields));
     if (fields.has("start")) this.pause("A shared moment. Press play, or drive on.");
     else if (!matchMedia("(prefers-reduced-motion: reduce)").matches) this.play();
@@ -259,7 +259,7 @@ export class Drive {
     const { latent, hidden } = this.world.manifest.sizes;
     const numbers = unpack(fields.get("state"), latent + 2 * hidden);
     if (!numbers || fields.get("agent") !== this.world.agent) {
-      this.world.say("That moment was dreamed by another agent; this is where it began.");
+      this.world.say("That moment is another agent's. This is the frame it started from.");
       return null;
     }
     return {
@@ -275,7 +275,7 @@ export class Drive {
   }
 
   suspend() {
-    this.letGo(); // whoever lets go of a key now tells another view
+    this.letGo(); // another view receives the keyup events from now on
     this.wasRunning = this.clock.running;
     this.clock.stop();
   }

@@ -1,4 +1,4 @@
-/** The worker as functions that return promises; worker.js says what they do. */
+/** Calls the functions of worker.js; each returns a promise. */
 export class Engine {
   constructor() {
     this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
@@ -36,7 +36,7 @@ export class Engine {
     return this.call("decode", [latents]);
   }
 
-  remember(latents, actions) {
-    return this.call("remember", [latents, actions]);
+  memoryAfter(latents, actions) {
+    return this.call("memoryAfter", [latents, actions]);
   }
 }

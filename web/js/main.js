@@ -1,15 +1,15 @@
 /**
- * Load the dream, and let its three views share the page.
+ * Load the dream and switch between the three views of the page.
  *
- * @typedef {object} World what all views know
+ * @typedef {object} World what all views share
  * @property {any} manifest dream.json
- * @property {import("./halves.js").Tensors} tensors
+ * @property {import("./float16.js").Tensors} tensors
  * @property {Engine} engine
  * @property {{name: string, state: import("./model.js").State}[]} starts
  * @property {Sheet} startSheet
  * @property {string} agent the agent's name in addresses
  * @property {(text: string) => void} say
- * @property {(text: string) => void} announce for those who hear the page: others see it anyway
+ * @property {(text: string) => void} announce to screen readers only
  * @property {() => number} newSeed
  */
 
@@ -19,7 +19,7 @@ import { Compare } from "./compare.js";
 import { byId, Sheet } from "./draw.js";
 import { Drive } from "./drive.js";
 import { Engine } from "./engine.js";
-import { Tensors } from "./halves.js";
+import { Tensors } from "./float16.js";
 import { Numbers } from "./numbers.js";
 
 const NAMES = ["drive", "numbers", "compare"];
@@ -50,7 +50,7 @@ async function get(url) {
   return response;
 }
 
-/** Fetch a large file, its share shown as it comes. */
+/** Fetch a large file and show the progress. */
 async function download(url, size) {
   const bar = byId("loading").querySelector("progress");
   const reader = (await get(url)).body.getReader();
@@ -63,7 +63,7 @@ async function download(url, size) {
     received += value.length;
     bar.value = received / size;
   }
-  if (received !== size) throw new Error(`${url} was cut off`);
+  if (received !== size) throw new Error(`${url} is incomplete`);
   return bytes.buffer;
 }
 
@@ -73,7 +73,7 @@ function announce(text) {
 
 let hiding = 0;
 
-/** Announce, and show for a while. */
+/** Announce a text and show it for four seconds. */
 function say(text) {
   announce(text);
   byId("status").classList.add("shown");
@@ -95,7 +95,7 @@ class Page {
     return this.views[this.name];
   }
 
-  /** Show a view; on its first showing it is set up from the address's fields. */
+  /** Show a view. The first time, it is set up from the fields of the address. */
   async open(name, fields = new URLSearchParams()) {
     if (this.name && this.name !== name) this.view.suspend();
     this.name = name;
@@ -110,7 +110,7 @@ class Page {
     await this.view.restore(fields);
   }
 
-  /** Go to what the address says. */
+  /** Show the view that the address names. */
   follow() {
     const fields = readAddress();
     const name = fields.get("view");
@@ -130,14 +130,14 @@ class Page {
       this.open(next);
       byId(`tab-${next}`).focus();
     });
-    // A slider or button that was used with a pointer gives the arrow keys back to the car.
+    // After a click on a slider or button, the arrow keys steer the car again.
     byId("drive").addEventListener("pointerup", () => setTimeout(() => byId("stage").focus()));
     byId("share").disabled = false;
     byId("share").addEventListener("click", () => this.share());
     byId("about-open").addEventListener("click", () => byId("about").showModal());
   }
 
-  /** Keys go to the view, unless what has the focus has a use for them. */
+  /** Pass keys to the view, unless the focused element uses them. */
   keydown(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || byId("about").open) return;
     if (event.code === "Escape") return byId("stage").focus();
@@ -155,13 +155,13 @@ class Page {
       await navigator.clipboard.writeText(address);
       say("Copied: the address of this moment.");
     } catch {
-      say("This moment is now in the address bar: copy it from there.");
+      say("Copy the address of this moment from the address bar.");
     }
   }
 }
 
 const loading = byId("loading");
-loading.querySelector("span").textContent = "Falling asleep …";
+loading.querySelector("span").textContent = "Loading the dream …";
 loading.querySelector("progress").hidden = false;
 try {
   const page = new Page(await load());

@@ -1,19 +1,19 @@
 /**
  * V's decoder, M and C, step by step as in the Python modules of the same names: models/vae.py,
- * rnn.py, controller.py and dream.py. tests/test_dream_page.py compares the numbers.
+ * rnn.py, controller.py and dream.py. tests/dream_page compares the numbers.
  *
  * @typedef {{z: Float32Array, hidden: Float32Array, cell: Float32Array}} State
- *   What is seen, and the memory that has not yet seen it.
+ *   The latent, and M's memory before it has read that latent.
  * @typedef {{choice: Float32Array, normal: Float32Array}} Noise
  * @typedef {{state: State, reward: number, end: number}} Imagined
- *   The next state, the reward in points and the probability that the drive is lost.
+ *   The next state, the reward in points and the probability that the drive fails.
  */
 
-import { Product, Workspace } from "./product.js";
+import { MatMul, Workspace } from "./matmul.js";
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 
-/** V's decoder: 32 numbers become a frame of 64×64 pixels. */
+/** V's decoder: a latent of 32 numbers to a frame of 64×64 pixels. */
 export class Decoder {
   constructor(workspace, tensors, kernels) {
     this.first = linear(workspace, tensors, "vae.from_latent");
@@ -46,18 +46,18 @@ export class Decoder {
 class Linear {
   constructor(workspace, weight, bias) {
     this.bias = bias;
-    this.product = new Product(workspace, weight, weight.length / bias.length);
+    this.matmul = new MatMul(workspace, weight, weight.length / bias.length);
   }
 
   /** The concatenation of `parts` is the input. */
   run(...parts) {
-    const input = this.product.input;
+    const input = this.matmul.input;
     let offset = 0;
     for (const part of parts) {
       input.set(part, offset);
       offset += part.length;
     }
-    const output = this.product.run();
+    const output = this.matmul.run();
     return this.bias.map((bias, i) => output[i] + bias);
   }
 }
@@ -80,16 +80,16 @@ class ConvTranspose {
     this.size = size;
     this.kernel = kernel;
     this.large = 2 * size - 2 + kernel;
-    this.product = new Product(workspace, weight, inputs, size * size);
+    this.matmul = new MatMul(workspace, weight, inputs, size * size);
     this.image = new Float32Array(this.large * this.large * outputs);
   }
 
   /** (size, size, inputs) -> (large, large, outputs); the next call overwrites it. */
   run(x) {
-    const { size, kernel, large, bias, image, product } = this;
+    const { size, kernel, large, bias, image, matmul } = this;
     const outputs = bias.length;
-    product.input.set(x);
-    const patches = product.run(size * size);
+    matmul.input.set(x);
+    const patches = matmul.run(size * size);
     for (let i = 0; i < image.length; i += outputs) image.set(bias, i);
     const line = kernel * outputs; // a line of a patch is a line of the image: one run of numbers
     for (let pixel = 0; pixel < size * size; pixel++) {
@@ -97,7 +97,7 @@ class ConvTranspose {
       const left = 2 * (pixel % size);
       for (let row = 0; row < kernel; row++) {
         const to = ((top + row) * large + left) * outputs;
-        const from = pixel * product.stride + row * line;
+        const from = pixel * matmul.stride + row * line;
         for (let i = 0; i < line; i++) image[to + i] += patches[from + i];
       }
     }
@@ -115,12 +115,12 @@ export class MDNRNN {
     this.units = manifest.reward;
     const [weight, bias] = [tensors.get("rnn.cell.weight_ih"), tensors.get("rnn.cell.bias")];
     this.input = new Linear(workspace, weight, bias);
-    this.recurrent = new Product(workspace, tensors.get("rnn.cell.weight_hh"), hidden);
+    this.recurrent = new MatMul(workspace, tensors.get("rnn.cell.weight_hh"), hidden);
     this.heads = linear(workspace, tensors, "rnn.heads");
   }
 
-  /** The memory after z was seen and the action done. @returns {State} with the old z */
-  remember({ z, hidden, cell }, action) {
+  /** The memory after reading z and the action. @returns {State} with z unchanged */
+  updateMemory({ z, hidden, cell }, action) {
     const projected = this.input.run(z, action);
     this.recurrent.input.set(hidden);
     const recurrent = this.recurrent.run();
@@ -133,7 +133,7 @@ export class MDNRNN {
   }
 
   /**
-   * One imagined step: the action's consequence is drawn from the prediction.
+   * One imagined step: samples the next state from the prediction.
    * @param {State} state
    * @param {ArrayLike<number>} action steer −1..1, gas 0..1, brake 0..1
    * @param {Noise} noise
@@ -141,7 +141,7 @@ export class MDNRNN {
    * @returns {Imagined}
    */
   imagine(state, action, noise, temperature) {
-    const memory = this.remember(state, action);
+    const memory = this.updateMemory(state, action);
     const out = this.heads.run(memory.hidden);
     const z = state.z.map((z, i) => z + this.sample(out, i, noise, temperature));
     const [reward, endLogit] = out.slice(-2);
@@ -153,8 +153,8 @@ export class MDNRNN {
   }
 
   /**
-   * How far dimension i of z moves: a component by its weight, then a Gaussian. Temperature as in
-   * Ha's code: logits divided by it, scales multiplied by its square root.
+   * The change of dimension i of z: samples a component by its weight, then its Gaussian. As in
+   * Ha's code, temperature divides the logits and its square root multiplies the scales.
    */
   sample(out, i, { choice, normal }, temperature) {
     const { latent, components } = this;

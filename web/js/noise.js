@@ -1,4 +1,4 @@
-/** Noise that follows from a seed and a step's number alone, so that a dream can be had again. */
+/** Noise computed from a seed and a step number alone, so that dreams are reproducible. */
 
 /** Uniform numbers in 0..1: splitmix32 (Steele, Lea & Flood 2014), cut to 32 bits. */
 export function uniforms(seed, stream) {
@@ -22,7 +22,7 @@ export function normal(uniform) {
 }
 
 /**
- * What one imagined step draws: `choice` picks a component in each dimension, `normal` a place in it.
+ * The noise of one imagined step: per dimension, `choice` selects a component, `normal` samples it.
  * @returns {{choice: Float32Array, normal: Float32Array}}
  */
 export function mixtureNoise(seed, step, latent) {

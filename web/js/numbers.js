@@ -1,4 +1,4 @@
-/** The view of the 32 numbers: a still frame, a slider for each, sweeps, and frames in between. */
+/** The view of the 32 numbers: a frame, a slider for each number, sweeps and interpolation. */
 
 import { pack, unpack } from "./address.js";
 import { Clock, STEPS_PER_SECOND } from "./clock.js";
@@ -7,7 +7,7 @@ import { normal } from "./noise.js";
 
 const SWEEP_FRAMES = 9;
 const SWEEP_SECONDS = 3;
-const REACH = 3; // a slider goes this many spreads of the real frames to either side, or ±3
+const REACH = 3; // standard deviations of real frames that a slider covers, at least ±3
 
 export class Numbers {
   /** @param {import("./main.js").World} world */
@@ -17,7 +17,7 @@ export class Numbers {
     this.mean = world.tensors.get("latent.mean");
     this.spread = world.tensors.get("latent.spread");
     this.clock = new Clock(() => this.animate());
-    this.selected = this.spread.indexOf(Math.max(...this.spread)); // one that does much
+    this.selected = this.spread.indexOf(Math.max(...this.spread)); // the largest effect
     this.from = 0;
     this.to = 1;
     this.pending = null;
@@ -40,7 +40,7 @@ export class Numbers {
     byId("mix-play").addEventListener("click", () => this.play("mix"));
   }
 
-  /** How far slider i goes. */
+  /** The range of slider i. */
   range(i) {
     const reach = Math.max(REACH, Math.abs(this.mean[i]) + REACH * this.spread[i]);
     return { low: -reach, high: reach };
@@ -54,7 +54,7 @@ export class Numbers {
     name.textContent = String(i + 1);
     Object.assign(slider, { type: "range", min: low, max: high, step: 0.01 });
     slider.setAttribute("aria-label", `Number ${i + 1}`);
-    // The band in which most real frames lie.
+    // The band that contains most real frames.
     const place = (x) => `${(100 * (x - low)) / (high - low)}%`;
     label.style.setProperty("--band-from", place(this.mean[i] - 2 * this.spread[i]));
     label.style.setProperty("--band-to", place(this.mean[i] + 2 * this.spread[i]));
@@ -88,7 +88,7 @@ export class Numbers {
     return low + share * (high - low);
   }
 
-  // What can be done with the numbers
+  // Changing the numbers
 
   set(z) {
     this.z = Float32Array.from(z);
@@ -128,7 +128,7 @@ export class Numbers {
     this.refresh();
   }
 
-  // Animations: one period of a sweep, or one way from frame to frame
+  // Animations: one period of a sweep, or one interpolation from frame to frame
 
   play(what) {
     const isNew = this.playing !== what;
@@ -159,9 +159,9 @@ export class Numbers {
     if (share >= 1) this.stop();
   }
 
-  // What is shown
+  // Drawing
 
-  /** Draw the picture and, once nothing is waiting, the selected number's film strip. */
+  /** Draw the picture and, when idle, the sweep of the selected number. */
   async refresh() {
     this.sliders.forEach(({ slider, value }, i) => {
       slider.value = this.z[i];
@@ -204,7 +204,7 @@ export class Numbers {
     byId("mix-value").textContent = `${Math.round(100 * share)}%`;
   }
 
-  // What every view has
+  // The interface of every view
 
   address() {
     return { view: "numbers", start: this.from, number: this.selected + 1, z: pack(this.z) };

@@ -1,6 +1,6 @@
-/** The model on a thread of its own, so that the page never waits for it. */
+/** Runs the model in a worker thread, so that the page stays responsive. */
 
-import { Tensors } from "./halves.js";
+import { Tensors } from "./float16.js";
 import { Model } from "./model.js";
 import { mixtureNoise } from "./noise.js";
 
@@ -12,7 +12,7 @@ const methods = {
     model = new Model(manifest, new Tensors(manifest.tensors, buffer));
   },
 
-  /** One step, and its frame. Without an action, the agent's own. */
+  /** One imagined step and its frame. Without an action, the agent acts. */
   imagine(state, action, { seed, step, temperature }) {
     const done = action ?? model.controller.act(state);
     const noise = mixtureNoise(seed, step, state.z.length);
@@ -20,17 +20,17 @@ const methods = {
     return { ...imagined, action: done, image: model.decoder.decode(imagined.state.z) };
   },
 
-  /** The frames of several latents. */
+  /** The frames of some latents. */
   decode(latents) {
     return latents.map((z) => model.decoder.decode(z));
   },
 
-  /** The memory of a driver who saw these latents and did these actions, from empty on. */
-  remember(latents, actions) {
+  /** The memory after these latents and actions, starting from an empty memory. */
+  memoryAfter(latents, actions) {
     const empty = () => new Float32Array(model.rnn.hidden);
     let state = { z: latents[0], hidden: empty(), cell: empty() };
     actions.forEach((action, t) => {
-      state = model.rnn.remember({ ...state, z: latents[t] }, action);
+      state = model.rnn.updateMemory({ ...state, z: latents[t] }, action);
     });
     return state;
   },

@@ -1,6 +1,6 @@
-/** Float16: how numbers are stored in weights.bin and in addresses. All else is float32. */
+/** Float16, the format of the weights file and of addresses. Everything else is float32. */
 
-/** The value of every half-precision number, by its bits. */
+/** The value of every float16 number, indexed by its bits. */
 const VALUES = Float32Array.from({ length: 65536 }, (_, bits) => {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
@@ -14,24 +14,23 @@ const VALUES = Float32Array.from({ length: 65536 }, (_, bits) => {
  * @param {Uint16Array} bits
  * @returns {Float32Array}
  */
-export function fromHalves(bits) {
+export function fromFloat16(bits) {
   const numbers = new Float32Array(bits.length);
-  for (let i = 0; i < bits.length; i++) numbers[i] = VALUES[bits[i]]; // from() takes a second
+  for (let i = 0; i < bits.length; i++) numbers[i] = VALUES[bits[i]]; // from() is slow
   return numbers;
 }
 
 /**
- * Rounds to the nearest half, as positive halves are in the order of their bits.
+ * Rounds to the nearest float16, by binary search: positive numbers are ordered as their bits.
  * @param {ArrayLike<number>} numbers finite
  * @returns {Uint16Array}
  */
-export function toHalves(numbers) {
+export function toFloat16(numbers) {
   return Uint16Array.from(numbers, (number) => {
     const size = Math.min(Math.abs(number), VALUES[0x7bff]);
     let [low, high] = [0, 0x7bff];
     while (low < high) {
       const middle = (low + high) >> 1;
-      // The next half is the nearer one from the middle between both on.
       if (size > (VALUES[middle] + VALUES[middle + 1]) / 2) low = middle + 1;
       else high = middle;
     }
@@ -39,21 +38,21 @@ export function toHalves(numbers) {
   });
 }
 
-/** The tensors of an export by their names, cut out of its one file of halves. */
+/** The tensors of an export by name, read from its weights file. */
 export class Tensors {
   /**
-   * @param {Record<string, {shape: number[], offset: number}>} index offsets count halves
-   * @param {ArrayBuffer} buffer little-endian, as every machine with a browser is
+   * @param {Record<string, {shape: number[], offset: number}>} index offsets count numbers
+   * @param {ArrayBuffer} buffer little-endian, like every machine that runs a browser
    */
   constructor(index, buffer) {
     this.index = index;
-    this.halves = new Uint16Array(buffer);
+    this.values = new Uint16Array(buffer);
   }
 
   /** @returns {Float32Array} */
   get(name) {
     const { shape, offset } = this.index[name];
-    return fromHalves(this.halves.subarray(offset, offset + shape.reduce((a, b) => a * b, 1)));
+    return fromFloat16(this.values.subarray(offset, offset + shape.reduce((a, b) => a * b, 1)));
   }
 
   /** The rows of a matrix. @returns {Float32Array[]} */

@@ -1,18 +1,18 @@
 /**
- * Matrix products, the one costly operation of the page: 24 million multiply-adds a frame.
+ * Matrix multiplication, the only expensive operation: 24 million multiply-adds a frame.
  *
- * The kernel is WebAssembly with 128-bit vectors, put together here from its instructions: no
- * compiler to install, no binary to trust. A browser without vectors gets the same loop in
- * JavaScript, some eight times slower.
+ * The kernel is WebAssembly with 128-bit vectors, assembled below from its instructions, so that
+ * there is neither a compiler to install nor a binary to trust. Browsers without vectors run the
+ * same loop in JavaScript, about eight times slower.
  *
- * Weights lie in panels of 16 columns, (panel, row, 16): the kernel reads them from first to last.
+ * Weights are stored in panels of 16 columns, (panel, row, 16), in the order of reading.
  */
 
 const LANES = 16; // columns of a panel: four vectors of four float32
 const VECTORS = LANES / 4;
 const PAGE_BYTES = 65536;
 
-/** Memory in which all products live. It only grows, before the first frame. */
+/** The memory of all matrices. It grows only while the model is built. */
 export class Workspace {
   constructor() {
     this.memory = new WebAssembly.Memory({ initial: 1 });
@@ -31,7 +31,7 @@ export class Workspace {
 }
 
 /** y = x W for one matrix W, with room for up to `rows` rows of x and y. */
-export class Product {
+export class MatMul {
   /**
    * @param {Workspace} workspace
    * @param {Float32Array} weight (inputs, outputs), row by row
@@ -60,12 +60,12 @@ export class Product {
     }
   }
 
-  /** Where the rows of x are written, (rows, inputs). */
+  /** The rows of x, (rows, inputs), to be written before `run`. */
   get input() {
     return new Float32Array(this.workspace.memory.buffer, this.x, this.sizes.x);
   }
 
-  /** Where the rows of y are read, (rows, stride). */
+  /** The rows of y, (rows, stride). */
   get output() {
     return new Float32Array(this.workspace.memory.buffer, this.y, this.sizes.y);
   }
@@ -79,7 +79,7 @@ export class Product {
   }
 }
 
-/** The kernels in plain JavaScript; also what the tests hold the others against. */
+/** The kernels in plain JavaScript; the tests compare the others with them. */
 export function plainKernels(memory) {
   const kernel = (height) => (x, weights, y, groups, inputs, panels) => {
     const numbers = new Float32Array(memory.buffer);
@@ -104,7 +104,7 @@ export function plainKernels(memory) {
   return { single: kernel(1), pairs: kernel(2) };
 }
 
-/** The kernels in WebAssembly, or null where the browser has no vectors or forbids them. */
+/** The kernels in WebAssembly, or null if the browser does not support or allow vectors. */
 function compile(memory) {
   try {
     const module = new WebAssembly.Module(assemble([kernelCode(1), kernelCode(2)]));
@@ -116,13 +116,13 @@ function compile(memory) {
   }
 }
 
-// From here on: WebAssembly's binary format (https://webassembly.github.io/spec/core/binary/).
+// WebAssembly's binary format (https://webassembly.github.io/spec/core/binary/).
 
 const I32 = 0x7f;
 const V128 = 0x7b;
 const PARAMETERS = 6;
 
-/** Unsigned LEB128, the format's numbers of variable length. */
+/** Unsigned LEB128, the format's variable-length integers. */
 function leb(value) {
   const bytes = [];
   do {
@@ -134,14 +134,14 @@ function leb(value) {
 
 const get = (local) => [0x20, local];
 const set = (local) => [0x21, local];
-// i32.const is signed: constants here stay below 64, where one byte says the same either way.
+// i32.const is signed; constants below 64 have the same byte signed and unsigned.
 const constant = (value) => [0x41, value];
 const ADD = 0x6a;
 const SUBTRACT = 0x6b;
 const MULTIPLY = 0x6c;
 const advance = (local, bytes) => [...get(local), ...bytes, ADD, ...set(local)];
 const times4 = (local) => [...get(local), ...constant(4), MULTIPLY];
-/** A loop whose body leaves on the stack whether it runs again. */
+/** A loop whose body leaves a flag on the stack: run again or not. */
 const loop = (...body) => [0x03, 0x40, ...body.flat(), 0x0d, 0, 0x0b];
 /** Counts a local down to zero. */
 const countDown = (local) => [...get(local), ...constant(1), SUBTRACT, 0x22, local];
@@ -153,8 +153,8 @@ const VECTOR_ADD = [0xfd, 0xe4, 0x01];
 const VECTOR_MULTIPLY = [0xfd, 0xe6, 0x01];
 
 /**
- * A function (x, weights, y, groups, inputs, panels) that takes `height` rows of x at a time, so
- * that every weight that is read serves them all: 4 · height sums stay in registers.
+ * A function (x, weights, y, groups, inputs, panels) that processes `height` rows of x at a time:
+ * each weight is read once for all of them, and 4 · height sums stay in registers.
  */
 function kernelCode(height) {
   const [x, weights, y, groups, inputs, panels] = Array(PARAMETERS).keys();

@@ -1,4 +1,4 @@
-"""The report's sections on the record: the data, the settings, what was spent."""
+"""Sections of the report about how the run was made: data, model settings, sizes and times."""
 
 from typing import Any
 
@@ -18,57 +18,65 @@ from tools.report.page import (
     strips,
     table,
 )
-from tools.report.run_record import Drive, RunRecord, StageTime, size_of
+from tools.report.run_record import RecordedDrive, RunRecord, StageTime, size_of
 from utils.data.episodes import dataset_fingerprint, read_episode
 from utils.data.splits import MODES
 from utils.io.checkpoints import count_parameters
 from utils.io.files import sha256_of
 
-PARTS = {"vae": "V, the eye", "rnn": "M, the memory that dreams", "controller": "C, the driver"}
-SHOWN_FRAMES = 8  # of an episode
-# Stage -> what it does, and what it writes to the data folder and to the run folder.
+PARTS = {"vae": "V, the vision model", "rnn": "M, the memory", "controller": "C, the controller"}
+SHOWN_FRAMES = 8  # frames shown of an episode
+# Stage -> (what it does, its files in the data folder, its files in the run folder).
 STAGES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "collect_data": ("drive", ("rollouts",), ()),
-    "run_vae_training": ("learn to see", (), ("vae.eqx", "vae.training.eqx")),
-    "process_data": ("encode", ("latents",), ()),
-    "train_rnn": ("learn to predict", (), ("rnn.eqx", "rnn.training.eqx")),
+    "collect_data": ("collect episodes", ("rollouts",), ()),
+    "run_vae_training": ("train V", (), ("vae.eqx", "vae.training.eqx")),
+    "process_data": ("encode frames", ("latents",), ()),
+    "train_rnn": ("train M", (), ("rnn.eqx", "rnn.training.eqx")),
     "train_dream": (
-        "evolve in the dream",
+        "evolve C in dreams",
         (),
         ("controller.eqx", "controller.training.eqx", "snapshots", "starts.eqx"),
     ),
-    "test_agent": ("face reality", (), ("evaluation.json", "episodes")),
+    "test_agent": ("test on real tracks", (), ("evaluation.json", "episodes")),
 }
 
 
 def data(run: RunRecord) -> Section:
-    """What was driven, by mode."""
+    """The episodes by mode."""
     text = (
-        "Everything that V and M know of the real track. One drive in ten is held out: they never "
-        "learn from it."
+        "All data that V and M are trained on. One episode in ten is held out for validation "
+        "losses."
     )
     if not run.drives:
-        nothing = missing(f"No episodes in {run.data_dir / 'rollouts'}: name --data-dir.")
+        nothing = missing(f"No episodes in {run.data_dir / 'rollouts'}: set --data-dir.")
         return "data", "Data", text, [nothing]
     by_mode = {mode: [d for d in run.drives if d.entry.mode == mode] for mode in MODES}
     by_mode = {mode: drives for mode, drives in by_mode.items() if drives}
-    head = ["mode", "drives", "held out", "steps", "mean score", "laps finished", "left playfield"]
+    head = [
+        "mode",
+        "episodes",
+        "held out",
+        "steps",
+        "mean score",
+        "laps finished",
+        "left playfield",
+    ]
     rows = [_row(mode, drives) for mode, drives in by_mode.items()]
     if len(rows) > 1:
         rows.append(_row("all", run.drives))
     pieces = [table(head, rows), _freshness(run), _score_chart(by_mode)]
     rows_of_frames = {mode: _frames_of(drives) for mode, drives in by_mode.items()}
-    pieces.append(strips(rows_of_frames, [], "Moments of one drive of each mode"))
+    pieces.append(strips(rows_of_frames, [], "Frames of one episode of each mode"))
     return "data", "Data", text, pieces
 
 
-def _frames_of(drives: list[Drive]) -> np.ndarray:
+def _frames_of(drives: list[RecordedDrive]) -> np.ndarray:
     episode = read_episode(drives[len(drives) // 2].entry.path)
     moments = np.linspace(0, len(episode.actions), SHOWN_FRAMES + 1).astype(int)[1:]
     return episode.frames[moments]
 
 
-def _row(name: str, drives: list[Drive]) -> list[Any]:
+def _row(name: str, drives: list[RecordedDrive]) -> list[Any]:
     return [
         name,
         len(drives),
@@ -85,11 +93,11 @@ def _freshness(run: RunRecord) -> Raw:
         return Raw("")
     learned = run.models["vae"][0].inputs["data"]
     now = dataset_fingerprint(drive.entry for drive in run.drives)
-    same = "exactly these drives" if learned == now else "other drives than are there now"
+    same = "exactly these episodes" if learned == now else "other episodes than these"
     return Raw(f"<p>V was trained on {same}.</p>")
 
 
-def _score_chart(by_mode: dict[str, list[Drive]]) -> Raw:
+def _score_chart(by_mode: dict[str, list[RecordedDrive]]) -> Raw:
     figure, axes = axes_of_chart()
     figure.set_size_inches(4.8, 0.8 + 0.42 * len(by_mode))
     axes.grid(axis="y", visible=False)
@@ -100,12 +108,12 @@ def _score_chart(by_mode: dict[str, list[Drive]]) -> Raw:
         axes.plot(values, row + np.array(spread), ".", color=COLORS[0], alpha=0.6, markersize=5)
     axes.set_yticks(range(len(by_mode)), list(by_mode))
     axes.set(xlabel="score", ylim=(len(by_mode) - 0.5, -0.5))
-    return chart("Score of each drive", figure, "Scores of the drives of each mode")
+    return chart("Score of each episode", figure, "Scores of the episodes of each mode")
 
 
 def model_settings(run: RunRecord) -> Section:
-    """Settings and sizes of the three models."""
-    text = "What each part was trained with, read from the headers of its checkpoint."
+    """Settings and sizes of V, M and C."""
+    text = "The settings that each model was trained with, from the header of its checkpoint."
     pieces: list[Raw] = []
     for name, (header, model) in run.models.items():
         path = run.folder / f"{name}.eqx"
@@ -121,11 +129,11 @@ def model_settings(run: RunRecord) -> Section:
     return "settings", "Settings", text, pieces or [missing("No model yet.")]
 
 
-def costs(run: RunRecord) -> Section:
-    """Sizes and times of every stage."""
+def stages(run: RunRecord) -> Section:
+    """Size on disk and computing time of every stage."""
     text = (
-        "Time is what the stages noted themselves, over all their runs; a run that was killed "
-        "outright could not note its own."
+        "Times are the sums over all runs of a stage. A run that was killed by SIGKILL or a power "
+        "cut is counted without its time."
     )
     times, rows, total = run.stage_times(), [], [0, 0.0]
     for stage, (purpose, of_data, of_run) in STAGES.items():
@@ -142,8 +150,8 @@ def costs(run: RunRecord) -> Section:
     if commands:
         pieces.append(details("The last command of each stage", *commands))
     else:
-        pieces.append(missing("No stage has noted its times: the run is older than that record."))
-    return "costs", "Sizes and times", text, pieces
+        pieces.append(missing("No times were recorded."))
+    return "stages", "Sizes and times", text, pieces
 
 
 def _time_cells(time: StageTime | None) -> list[Any]:
@@ -154,5 +162,5 @@ def _time_cells(time: StageTime | None) -> list[Any]:
 
 
 def megabytes(size: int) -> str:
-    """A size in bytes as a reader wants it."""
+    """A size in bytes as text, in megabytes."""
     return f"{size / 1e6:,.1f} MB" if size else "–"
