@@ -68,13 +68,13 @@ def test_rollouts_come_back_to_the_same_bytes(
     first, other = sorted(tmp_path.glob(ROLLOUTS))[:2]
     first.write_bytes(other.read_bytes())
     done = again.run("tools.export_minari", *flags, "--read")
-    assert done.returncode == 1 and f"{first} is there already, and differs" in done.stderr
+    assert done.returncode == 1 and f"{first} already exists and differs" in done.stderr
     assert first.read_bytes() == other.read_bytes()
 
 
 def test_an_existing_dataset_is_kept(workshop: Workshop, flags: list[str]) -> None:
     done = workshop.run("tools.export_minari", *flags)
-    assert done.returncode == 1 and "exists already: choose another --dataset" in done.stderr
+    assert done.returncode == 1 and "already exists: choose another --dataset" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -177,8 +177,8 @@ def test_numbers_are_shown_as_a_reader_wants_them() -> None:
 
 
 def test_videos_are_embedded(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"film")
-    assert decode(Page(video(tmp_path / "a.mp4", "caption")).sources[0]) == ("video/mp4", b"film")
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    assert decode(Page(video(tmp_path / "a.mp4", "caption")).sources[0]) == ("video/mp4", b"video")
 
 
 def test_times_tell_what_was_done_stopped_and_killed(

@@ -3,8 +3,8 @@
     python -m tools.export_minari --dataset car-racing/collected-v0
     python -m tools.export_minari --dataset car-racing/collected-v0 --read --data-dir data/again
 
-Writes all episodes of data/rollouts/ as one dataset in HDF5, compressed to about 1.2 kB a frame; open
-it with minari.load_dataset(...). With --read it writes the episodes of such a dataset to
+Writes all episodes of data/rollouts/ as one dataset in HDF5, compressed to about 1.2 kB a frame.
+Open it with minari.load_dataset(...). With --read it writes the episodes of such a dataset to
 data/rollouts/, byte-identical. Requires `pip install "minari[hdf5]"`.
 """
 

@@ -1,6 +1,6 @@
-"""Export an agent's dream as a web page: drive in it, edit its latents, compare it with real drives.
+"""Export an agent's dream as a web page: drive in it, edit latents, compare it with real drives.
 
-    python -m tools.export_web --open                          # to RUN_DIR/dream, opened in a browser
+    python -m tools.export_web --open                    # to RUN_DIR/dream, opened in a browser
     python -m tools.export_web --run-dir pretrained --output-dir site
 
 Reads vae.eqx, rnn.eqx and controller.eqx of --run-dir, and drives four validation tracks to record
@@ -112,7 +112,7 @@ class Bundle:
         return self.write("weights", ".bin", b"".join(v.tobytes() for v in self.values))
 
     def write_sheet(self, frames: np.ndarray) -> str:
-        """Write frames, uint8 (n, 64, 64, 3), as one lossless image; returns the name of the file."""
+        """Write frames, uint8 (n, 64, 64, 3), as one lossless image; returns its name."""
         rows = -(-len(frames) // SHEET_COLUMNS)
         blank = np.zeros((rows * SHEET_COLUMNS - len(frames), *frames.shape[1:]), np.uint8)
         grid = np.concatenate([frames, blank]).reshape(rows, SHEET_COLUMNS, *frames.shape[1:])

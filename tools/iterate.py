@@ -75,24 +75,25 @@ def run_round(settings: Settings, number: int) -> None:
         write_json(started, agent.sha256())
     # Once M is retrained that agent no longer exists, and its episodes are complete.
     if agent.sha256() == json.loads(started.read_text()):
-        for mode, episodes in (
-            ("on-policy", settings.on_policy_episodes),
-            ("iterative", settings.iterative_episodes),
-        ):
-            run(settings, collect_data, mode=mode, episodes=episodes, workers=settings.workers)
-        run(settings, process_data)
+        episodes = {
+            "on-policy": settings.on_policy_episodes,
+            "iterative": settings.iterative_episodes,
+        }
+        for mode, count in episodes.items():
+            run_script(settings, collect_data, mode=mode, episodes=count, workers=settings.workers)
+        run_script(settings, process_data)
     rnn = read_header(agent.rnn)
     learning = restore_settings(rnn.settings, train_rnn.Settings, agent.rnn, rnn.sizes)
-    run(settings, train_rnn, **learning)
+    run_script(settings, train_rnn, **learning)
     recorded = read_header(agent.controller).settings
     evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
-    run(settings, train_dream, **evolution, workers=settings.workers)
+    run_script(settings, train_dream, **evolution, workers=settings.workers)
 
 
 def score(settings: Settings, number: int) -> dict[str, Any]:
     """The metrics of a round: the real scores of its agent, and its score in the dream."""
     folder = settings.run_dir / "rounds" / f"{number}"
-    run(
+    run_script(
         settings,
         test_agent,
         first_track=SCORE_TRACKS[0],
@@ -115,7 +116,7 @@ def score(settings: Settings, number: int) -> dict[str, Any]:
     }
 
 
-def run(settings: Settings, script: ModuleType, **values: Any) -> None:
+def run_script(settings: Settings, script: ModuleType, **values: Any) -> None:
     """Run a script of the pipeline with these settings and defaults for the others."""
     print(f"\n{script.__name__}.py", flush=True)
     common = {"data_dir": settings.data_dir, "run_dir": settings.run_dir, "seed": settings.seed}
