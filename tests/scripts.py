@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT = 300.0  # seconds; the slowest script takes about 20 on 2 quiet cores
+TIMEOUT = 900.0  # seconds; the slowest script takes about 20 on 2 idle cores
 
 # Sizes: enough steps to be stopped in the middle of, few enough to take a second or two.
 FLAGS: dict[str, list[str]] = {
