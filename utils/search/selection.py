@@ -68,7 +68,7 @@ def drive_each(
         for agent in agents.values()
         for track in tracks
     ]
-    results: dict[tuple[AgentFiles, int], DriveResult] = {}
+    results: dict[tuple[AgentFiles | None, int], DriveResult] = {}
     waiting = list(agents.items())
     for task, result in drive_all(tasks, workers):
         results[task.agent, task.track] = result
@@ -90,7 +90,7 @@ def select(
     Each agent's drives of a stage are appended to `metrics` as one record of the run that began
     at `first`. Drives on record are not repeated, so that a stopped choice resumes.
     """
-    driven: dict[int, dict[str, list]] = {name: {} for name in agents}
+    best, driven = min(agents), {name: dict[str, list]() for name in agents}
     for number, stage in enumerate(schedule(len(agents), tracks), 1):
         names = sorted(driven, key=lambda name: -mean_score(driven[name]))[: stage.means]
         known = {
