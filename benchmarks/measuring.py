@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.runtime import configure_malloc, configure_matmul_precision, default_workers
+from utils.runtime import configure_malloc, configure_precision, default_workers
 
 Work = Callable[[], Any]
 
@@ -63,7 +63,7 @@ def parse(description: str | None, **options: Any) -> argparse.Namespace:
         os.environ["OMP_NUM_THREADS"] = "1"
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     configure_malloc()
-    configure_matmul_precision()
+    configure_precision()
     return arguments
 
 

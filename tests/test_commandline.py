@@ -176,7 +176,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, said = exit_of(FileNotFoundError(2, "No such file", "some/file"), capsys)
     assert code == 1 and said.endswith(": some/file: No such file\n")
     code, said = exit_of(MemoryError(), capsys)
-    assert code == 1 and said.endswith(": MemoryError\n")
+    assert code == 1 and said.endswith(": out of memory (MemoryError)\n")
     code, said = exit_of(KeyboardInterrupt(), capsys)
     assert code == 130 and "interrupted" in said and said.count("\n") == 1
 

@@ -1,13 +1,21 @@
 """Machines and shells that differ from the usual: quotas, missing devices, closed outputs."""
 
+import importlib
 import math
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from scripts import Workshop
 
+from utils import runtime
 from utils.cpus import cgroup_quota
 from utils.runtime import default_workers
 
@@ -244,3 +252,89 @@ file.write("data")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CODE": code}
     assert subprocess.run(["bash", "-c", command], env=environment).returncode == 0
     assert (tmp_path / "file").read_text() == "data"
+
+
+# --- devices and memory ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "platforms, parts",
+    [
+        ("cuda", ['pip install "jax[cuda12]"']),
+        ("tpu", ['pip install "jax[tpu]"']),
+        ("nonsense", ["'nonsense' is not in the list of known backends"]),
+    ],
+)
+def test_a_missing_device_is_one_line_with_its_remedy(platforms: str, parts: list[str]) -> None:
+    code = """
+from utils import runtime
+from utils.settings import CommonSettings
+runtime.run(lambda settings: print(runtime.describe_device()), CommonSettings())
+"""
+    done = run_python(code, JAX_PLATFORMS=platforms, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1 and done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 or all("warn" in line.lower() for line in lines[:-1]), done.stderr
+    for part in [f"no device for JAX_PLATFORMS={platforms}", "unset JAX_PLATFORMS", *parts]:
+        assert part in lines[-1]
+
+
+def allocate_by_jax() -> None:
+    jax.jit(lambda n: jnp.ones(2**46, jnp.uint8) + n)(3).block_until_ready()
+
+
+def allocate_by_numpy() -> None:
+    np.ones((2**25, 2**25), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("run_vae_training", "--batch"),
+        ("process_data", "--batch"),
+        ("train_rnn", "--lanes or --window"),
+        ("train_dream", "--candidates or --dreams or --horizon or --workers"),
+        ("collect_data", "--workers"),
+    ],
+)
+@pytest.mark.parametrize("allocate", [allocate_by_jax, allocate_by_numpy])
+def test_out_of_memory_names_the_flags_to_lower(
+    script: str,
+    flags: str,
+    allocate: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        runtime.run(lambda settings: allocate(), importlib.import_module(script).Settings())
+    said = capsys.readouterr().err
+    assert caught.value.code == 1 and said.count("\n") == 1
+    assert "out of memory (" in said and f"; lower {flags}. " in said
+
+
+def test_errors_of_the_program_keep_their_traceback() -> None:
+    code = """
+from utils import runtime
+from utils.settings import CommonSettings
+def main(settings): raise RuntimeError("a defect")
+runtime.run(main, CommonSettings())
+"""
+    done = run_python(code)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_64_bit_mode_changes_nothing(workshop: Workshop, tmp_path: Path) -> None:
+    """All stages work under JAX_ENABLE_X64, workers included, and write the same bytes."""
+    other = workshop.copy(tmp_path, "data", "run")
+    other = Workshop(other.folder, {**workshop.environment, "JAX_ENABLE_X64": "1"})
+    made = ("vae.eqx", "rnn.eqx", "controller.eqx", "evaluation.json")
+    for name in made:
+        (other.run_dir / name).unlink()
+    for path in (other.data / "latents").rglob("*.npz"):
+        path.unlink()
+    for script in ("run_vae_training.py", "process_data.py", "train_rnn.py", "train_dream.py"):
+        other.succeed(script)
+    other.succeed("test_agent.py", "--episodes", "2", "--baseline", "random")
+    for pattern in ("run/*.eqx", "data/latents/*/*.npz", "run/evaluation.json"):
+        assert other.files(pattern) == workshop.files(pattern) != {}

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 an error said in one line, 2 wrong usage, 130 interrupted 
 """
 
 import ctypes
+import dataclasses
 import math
 import os
 import signal
@@ -18,7 +19,11 @@ from tqdm import tqdm
 from utils.cpus import cgroup_quota
 from utils.errors import UserError, program_name
 from utils.output import protect_output
-from utils.settings import SettingsT
+from utils.settings import CommonSettings, SettingsT
+
+# Settings that decide how much memory a step takes; most effective first.
+MEMORY_FLAGS = ("batch", "lanes", "window", "candidates", "dreams", "horizon", "workers")
+PLATFORM_PACKAGES = {"cuda": "jax[cuda12]", "gpu": "jax[cuda12]", "tpu": "jax[tpu]"}
 
 
 def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoReturn:
@@ -26,7 +31,7 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
     protect_output()
     signal.signal(signal.SIGTERM, _terminate)
     configure_malloc()
-    configure_matmul_precision()
+    configure_precision()
     ignore_plot_style()
     code, message = 0, ""
     try:
@@ -36,10 +41,10 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         interrupted = 130, "interrupted; run the same command to resume"
         code, message = (stop.code, "") if isinstance(stop, SystemExit) else interrupted
-    except (UserError, OSError, MemoryError) as error:
-        if settings.debug:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        code, message = 1, _explain(error, settings)
+        if settings.debug or not message:
             raise
-        code, message = 1, _plain(error)
     # After the except clauses the traceback no longer refers to the generators of `main`. They end
     # here and stop their workers, for which the exit would otherwise wait forever.
     _exit(code, message)
@@ -60,14 +65,16 @@ def configure_malloc() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-def configure_matmul_precision() -> None:
-    """Multiply float32 matrices in full precision on a GPU, whose default is TF32.
+def configure_precision() -> None:
+    """Compute in float32, whatever JAX's variables say.
 
-    TF32 has ten bits of mantissa, which is less than the tests of the models allow. No effect on a
-    CPU.
+    The default of a GPU for float32 matrices is TF32, whose ten bits of mantissa are less than the
+    tests of the models allow. Under JAX_ENABLE_X64 only a part of a model would be float64, which
+    neither its scans nor its checkpoints accept.
     """
-    if jax := sys.modules.get("jax"):  # not loaded by scripts that need no model
+    if jax := sys.modules.get("jax"):  # not loaded by scripts that drive without a model
         jax.config.update("jax_default_matmul_precision", "float32")
+        jax.config.update("jax_enable_x64", False)
 
 
 def ignore_plot_style() -> None:
@@ -83,10 +90,20 @@ def _terminate(signum: int, frame: Any) -> None:
     sys.exit(128 + signum)
 
 
-def _plain(error: BaseException) -> str:
+def _explain(error: Exception, settings: CommonSettings) -> str:
+    """The one line for a user, or "" for a programming error, which deserves its traceback."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)  # JAX's, which has no class of its own for this
+        and ("RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower())
+    ):
+        names = [field.name for field in dataclasses.fields(settings)]
+        flags = ["--" + name for name in MEMORY_FLAGS if name in names]
+        remedy = f"; lower {' or '.join(flags)}. Saved files are kept" if flags else ""
+        return f"out of memory ({text or type(error).__name__}){remedy}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return "" if isinstance(error, RuntimeError) else text or type(error).__name__
 
 
 def _exit(code: Any, message: str) -> typing.NoReturn:
@@ -114,9 +131,25 @@ def describe_device() -> str:
     """The JAX device in use, for the first line that a script prints."""
     import jax  # here, because scripts that need no model start faster without JAX
 
-    device = jax.devices()[0]
+    try:
+        device = jax.devices()[0]
+    except (AssertionError, RuntimeError) as error:  # JAX asserts if its CUDA plugin is missing
+        raise UserError(_explain_missing_device(jax.config.jax_platforms, str(error))) from error
     cores = f", {default_workers()} cores" if device.platform == "cpu" else ""
     return f"JAX {jax.__version__} on {device.platform} ({device.device_kind}{cores})"
+
+
+def _explain_missing_device(platforms: str | None, reason: str) -> str:
+    """What a user can do where JAX finds no device of the `platforms` in JAX_PLATFORMS."""
+    reason = f" ({' '.join(reason.split())})" if reason else ""
+    installs = [
+        PLATFORM_PACKAGES[p] for p in (platforms or "").split(",") if p in PLATFORM_PACKAGES
+    ]
+    install = f'install its support with pip install "{installs[0]}", or ' if installs else ""
+    return (
+        f"JAX finds no device for JAX_PLATFORMS={platforms or ''}{reason}: "
+        f"{install}unset JAX_PLATFORMS to use what the machine has"
+    )
 
 
 def default_workers(root: Path = Path("/")) -> int:

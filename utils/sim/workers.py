@@ -31,6 +31,7 @@ CONNECT_TIMEOUT = 10  # seconds, of a Dask scheduler
 WORKER_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "CUDA_VISIBLE_DEVICES": "",
+    "JAX_ENABLE_X64": "0",
     "NPROC": "1",
     "OMP_NUM_THREADS": "1",
     "SDL_VIDEODRIVER": "dummy",
