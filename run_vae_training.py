@@ -27,14 +27,14 @@ from utils.errors import UserError
 from utils.io.checkpoints import load_vae
 from utils.io.files import locked
 from utils.io.records import read_metrics, timed
-from utils.io.training import Training, as_metrics
+from utils.io.training import Training, TrainingSettings, as_metrics
 from utils.runtime import describe_device, format_number
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import parse, setting
 from utils.viz.figures import plot_curves, save_image, tile_images, to_uint8
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(TrainingSettings):
     """The flags of this script."""
 
     latent: int = setting(LATENT, "latent dimensions", minimum=1, size=True)
@@ -53,12 +53,6 @@ class Settings(CommonSettings):
     )
     evaluate_every: int = setting(
         100, "steps between evaluations on held-out episodes", minimum=1, changes_result=False
-    )
-    save_seconds: float = setting(
-        30.0, "seconds between saved training states", minimum=0.0, changes_result=False
-    )
-    fresh: bool = setting(
-        False, "start from scratch, not from the last weights", changes_result=False
     )
 
 

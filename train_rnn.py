@@ -36,14 +36,14 @@ from utils.errors import UserError
 from utils.io.checkpoints import load_rnn, load_vae
 from utils.io.files import locked, sha256_of
 from utils.io.records import read_metrics, timed
-from utils.io.training import Training, as_metrics
+from utils.io.training import Training, TrainingSettings, as_metrics
 from utils.runtime import describe_device, format_number
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import parse, setting
 from utils.viz.figures import plot_curves
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(TrainingSettings):
     """The flags of this script."""
 
     hidden: int = setting(HIDDEN, "units of the recurrent layer", minimum=1, size=True)
@@ -67,12 +67,6 @@ class Settings(CommonSettings):
     )
     evaluate_every: int = setting(
         500, "steps between evaluations on held-out episodes", minimum=1, changes_result=False
-    )
-    save_seconds: float = setting(
-        30.0, "seconds between saved training states", minimum=0.0, changes_result=False
-    )
-    fresh: bool = setting(
-        False, "start from scratch, not from the last weights", changes_result=False
     )
 
 

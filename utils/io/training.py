@@ -14,6 +14,7 @@ The training loop itself stays in the scripts:
 """
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,24 +26,40 @@ from utils.io.checkpoints import Header
 from utils.io.records import Metrics
 from utils.io.resume import plan_training, save_on_interrupt, stop_if_diverged
 from utils.runtime import progress
-from utils.settings import CommonSettings, recorded_settings
+from utils.settings import CommonSettings, recorded_settings, setting
 
 ModelT = TypeVar("ModelT")
 StateT = TypeVar("StateT")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings(CommonSettings):
+    """The flags that the trainings of V and M share. Each script has its own numbers of steps."""
+
+    steps: int = setting(1, "gradient steps", minimum=1)
+    continue_steps: int = setting(1, "gradient steps after episodes were added", minimum=1)
+    evaluate_every: int = setting(
+        1, "steps between evaluations on held-out episodes", minimum=1, changes_result=False
+    )
+    save_seconds: float = setting(
+        30.0, "seconds between saved training states", minimum=0.0, changes_result=False
+    )
+    fresh: bool = setting(
+        False, "start from scratch, not from the last weights", changes_result=False
+    )
 
 
 class Training:
     """One training of a model, which can be interrupted at any step and resumed.
 
     It writes `kind`.training.eqx (the state, from time to time), `kind`.metrics.jsonl and
-    `kind`.eqx (the final model) to the run folder. The settings need `steps`, `continue_steps`,
-    `evaluate_every`, `save_seconds` and `fresh`.
+    `kind`.eqx (the final model) to the run folder.
     """
 
     def __init__(
-        self, kind: str, settings: CommonSettings, sizes: dict[str, int], inputs: dict[str, str]
+        self, kind: str, settings: TrainingSettings, sizes: dict[str, int], inputs: dict[str, str]
     ):
-        folder: Path = settings.run_dir
+        folder = settings.run_dir
         self.kind, self.settings, self.sizes, self.inputs = kind, settings, sizes, inputs
         self.values = recorded_settings(settings)
         self.final, self.saved = folder / f"{kind}.eqx", folder / f"{kind}.training.eqx"
@@ -52,7 +69,7 @@ class Training:
         self.finished = self.plan.action == "finished"
         if self.finished:
             self.saved.unlink(missing_ok=True)  # a kill just after the end leaves it behind
-        self.steps: int = settings.continue_steps if self.plan.continued_from else settings.steps
+        self.steps = settings.continue_steps if self.plan.continued_from else settings.steps
         self.last = self.plan.first + self.steps
         self.batches_done = self.plan.done - self.plan.first
 
