@@ -1,6 +1,6 @@
 """How a script runs: exit codes, signals, the device, workers and progress.
 
-Exit codes: 0 done, 1 an error said in one line, 2 wrong usage, 130 interrupted (143 by SIGTERM).
+Exit codes: 0 done, 1 an error in one line, 2 wrong usage, 130 interrupted (143 by SIGTERM).
 """
 
 import ctypes

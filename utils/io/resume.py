@@ -50,7 +50,8 @@ def plan_training(
         state: the training state of an interrupted run, if there is one.
         inputs: the sha256 of what the model is trained on: "data" is the fingerprint of the
             episodes, the others are models.
-        settings: the recorded settings.
+        settings: the recorded settings. One that only the checkpoint or only this version has
+            counts as changed.
         fresh: never start from weights on file.
         successors: for an input model that was itself continued, the sha256 it had before. A
             model trained on that one is continued, not begun anew.
@@ -78,7 +79,7 @@ def plan_training(
         for name, sha in below.items()
         if finished.inputs.get(name) not in (sha, (successors or {}).get(name))
     ]
-    changed += [k for k in _compared(settings) if finished.settings.get(k) != settings[k]]
+    changed += _differences(_compared(finished.settings), _compared(settings))
     changed += [k for k, size in (sizes or {}).items() if finished.sizes.get(k) != size]
     if fresh or changed:
         return ResumePlan("begin", f"from scratch: {', '.join(changed) or 'data'} changed")
@@ -97,6 +98,13 @@ def _same(
     same_sizes = sizes is None or header.sizes == sizes
     same_settings = _compared(header.settings) == _compared(settings)
     return header.inputs == inputs and same_settings and same_sizes
+
+
+def _differences(recorded: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """The names of settings with different values, or that only one of the two has."""
+    names = {**settings, **recorded}
+    missing = object()
+    return [n for n in names if recorded.get(n, missing) != settings.get(n, missing)]
 
 
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:
