@@ -20,7 +20,7 @@ from faults import inject
 from faults.ledger import sources_sha256
 from faults.pipeline import CHAINS, FEWER_EPISODES, chain_of, flags_of
 from faults.processes import finish, start
-from utils.io.files import LOCK_NAME
+from utils.io.locks import LOCK_NAME
 from utils.io.records import TIMES_NAME
 
 Record = Callable[[str, object], None]  # pytest's record_property

@@ -17,7 +17,8 @@ from faults.references import Files, Suite, assert_same, files_in, prepare, refe
 from models.vae import LATENT
 from utils.data.episodes import EPISODE_SCHEMA, scan_files, scan_latents
 from utils.io.checkpoints import load_vae
-from utils.io.files import LOCK_NAME, sha256_of
+from utils.io.files import sha256_of
+from utils.io.locks import LOCK_NAME
 from utils.io.records import TIMES_NAME
 
 TRAINED = "recovery/20000002.npz"  # an episode that V and M are trained on

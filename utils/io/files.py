@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.errors import UserError
+from utils.errors import write_errors
+from utils.io import locks
 
 # Temporary files start with a dot and have this suffix, so no pattern of a reader matches them.
 TEMPORARY_SUFFIX = ".partial"
-LOCK_NAME = ".lock"
 
 # Everything that NumPy, zipfile, json and the constructor of a model raise on files that are
 # truncated, corrupt, foreign or malicious.
@@ -45,15 +44,6 @@ READ_ERRORS = (
 
 
 @contextlib.contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError inside, such as a full disk, into a UserError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
 def atomic_replace(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` when the block ends without an error.
 
@@ -68,9 +58,9 @@ def atomic_replace(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
                 # `remove_orphans` skips a file that a live process has locked.
-                fcntl.flock(file, fcntl.LOCK_EX)
+                locks.try_flock(file.fileno(), temporary)
                 yield temporary
-                os.fsync(file.fileno())
+                locks.fsync(file.fileno(), path)
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
@@ -103,39 +93,21 @@ def remove_orphans(folder: Path) -> None:
     """Remove the temporary files of killed processes below `folder`, not those of live ones."""
     for orphan in folder.rglob(f".*.[0-9]*{TEMPORARY_SUFFIX}"):
         if orphan.is_file():
-            with contextlib.suppress(OSError), open(orphan, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                orphan.unlink()
+            with contextlib.suppress(OSError):
+                if not locks.has_writer(orphan):
+                    orphan.unlink()
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Reserve `folder` for this process. Raises UserError if another process holds it.
-
-    The kernel's lock (flock) ends with its process, even after kill −9.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK_NAME
-    # The lock file is written to, so it must not be a link to a file elsewhere.
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(lock, 100).decode(errors="replace").strip() or "another process"
-            raise UserError(f"{folder} is in use by {owner}; wait for it or stop it") from None
-        with write_errors(path):
-            os.ftruncate(lock, 0)
-            os.write(lock, f"process {os.getpid()}".encode())
+    """Reserve `folder` for this process. Raises UserError if another process holds it."""
+    with locks.hold(folder):
         remove_orphans(folder)
         try:
             yield
         finally:
             # Worker processes may have been stopped in the middle of a write.
             remove_orphans(folder)
-        os.ftruncate(lock, 0)
-    finally:
-        os.close(lock)
 
 
 def open_regular(path: Path) -> BinaryIO:
