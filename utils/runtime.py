@@ -134,8 +134,8 @@ def describe_device() -> str:
     try:
         device = jax.devices()[0]
     except (AssertionError, RuntimeError) as error:  # JAX asserts if its CUDA plugin is missing
-        platforms = jax.config.read("jax_platforms")
-        raise UserError(_explain_missing_device(platforms, str(error))) from error
+        config: Any = jax.config  # its settings are not declared
+        raise UserError(_explain_missing_device(config.jax_platforms, str(error))) from error
     cores = f", {default_workers()} cores" if device.platform == "cpu" else ""
     return f"JAX {jax.__version__} on {device.platform} ({device.device_kind}{cores})"
 
