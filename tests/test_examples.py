@@ -40,11 +40,22 @@ def test_a_controller_of_your_own_drives_the_real_track(observation: str) -> Non
         assert score > 50
 
 
+def test_returns_are_measured_at_every_temperature() -> None:
+    flags = ("--temperatures", "0.5", "3", "--dreams", "16", "--steps", "60")
+    rows = re.findall(
+        r"temperature (\S+): return (-?\d+) ± (\d+), (\d+)% failed",
+        run("examples.temperature", *flags),
+    )
+    assert [row[0] for row in rows] == ["0.50", "3.00"]
+    assert all(-100 < float(row[1]) < 90 and 0 <= int(row[3]) <= 100 for row in rows)
+    assert float(rows[0][1]) > 20  # the shipped agent drives in its own dream
+
+
 def test_ppo_learns_in_the_dream_and_drives_the_real_track() -> None:
     pytest.importorskip("stable_baselines3", reason="pip install -r requirements/extras.txt")
     text = run(
-        *("examples.ppo_in_the_dream", "--dreams", "8", "--steps", "1600"),
-        *("--tracks", "2", "--real-steps", "15"),
+        *("examples.ppo_in_the_dream", "--dreams", "8", "--steps", "400"),
+        *("--tracks", "2", "--real-steps", "10"),
     )
-    assert "1,600 dreamed steps, mean return of a dream: " in text
+    assert "400 dreamed steps, mean return of a dream: " in text
     assert len(scores(text)) == 2 and "on 2 tracks" in text
