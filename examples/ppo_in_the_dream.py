@@ -9,25 +9,24 @@ only. The real tracks at the end measure what it learned.
 """
 
 import argparse
+import importlib.util
 import sys
+from typing import Any
 
 import gymnasium
 import numpy as np
-
-try:
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
-except ImportError:
-    sys.exit("stable-baselines3 is missing: pip install -r requirements/extras.txt")
-
-from envs.stable_baselines import StableBaselinesEnv
 
 ROLLOUT = 50  # steps of each dream between two updates
 FIRST_TRACK = 80_000_000  # validation tracks
 
 
-def learn(run_dir: str, steps: int, dreams: int, temperature: float) -> PPO:
-    """Train PPO for `steps` dreamed steps in `dreams` parallel dreams."""
+def learn(run_dir: str, steps: int, dreams: int, temperature: float) -> Any:
+    """A PPO agent, trained for `steps` dreamed steps in `dreams` parallel dreams."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+
+    from envs.stable_baselines import StableBaselinesEnv
+
     vector = gymnasium.make_vec(
         "envs:DreamCarRacing-v0",
         num_envs=dreams,
@@ -55,7 +54,7 @@ def learn(run_dir: str, steps: int, dreams: int, temperature: float) -> PPO:
     return agent
 
 
-def drive(agent: PPO, run_dir: str, track: int, steps: int) -> float:
+def drive(agent: Any, run_dir: str, track: int, steps: int) -> float:
     """The score of the agent on a real track."""
     real = gymnasium.make("envs:RealCarRacing-v0", run_dir=run_dir, max_episode_steps=steps)
     observation, _ = real.reset(seed=track)
@@ -83,6 +82,8 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=8, help="real tracks to drive (8)")
     parser.add_argument("--real-steps", type=int, default=1000, help="limit of a drive (1000)")
     flags = parser.parse_args()
+    if importlib.util.find_spec("stable_baselines3") is None:
+        sys.exit("stable-baselines3 is missing: pip install -r requirements/extras.txt")
     agent = learn(flags.run_dir, flags.steps, flags.dreams, flags.temperature)
     scores = []
     for track in range(FIRST_TRACK, FIRST_TRACK + flags.tracks):
