@@ -23,8 +23,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import train_dream
 import train_rnn
+from models.layers.lstm import LSTMCell
 from models.rnn import MDNRNN
 from utils import runtime
+from utils.errors import UserError
 from utils.io import checkpoints
 from utils.io.checkpoints import read_header
 from utils.io.files import locked, write_atomically
@@ -83,6 +85,9 @@ def prepend_random_units(rnn: MDNRNN, key: PRNGKeyArray) -> MDNRNN:
     The two groups of units are not connected, and the heads read only the units of `rnn`: the
     predictions stay the same.
     """
+    if not isinstance(rnn.cell, LSTMCell):
+        kind = type(rnn.cell).__name__
+        raise UserError(f"--without trained-memory knows only the LSTM, not {kind}")
     random = MDNRNN(rnn.latent, rnn.hidden, rnn.components, key=key)
 
     def gates(first: Float[Array, "inputs gates"], last: Float[Array, "inputs gates"]) -> Array:

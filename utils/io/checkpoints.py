@@ -89,8 +89,10 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
                 lambda header: _in_precision(header.precision, build(header)), header
             )
             # A file may be endless, so read no more than the model needs, and one byte.
-            size = min(_bytes_on_file(shapes), os.fstat(file.fileno()).st_size)
-            leaves = file.read(size + 1)
+            maximum = _bytes_on_file(shapes)
+            leaves = file.read(min(maximum, os.fstat(file.fileno()).st_size) + 1)
+            if len(leaves) > maximum:
+                raise ValueError("the file has more leaves")
             if hashlib.sha256(leaves).hexdigest() != sha256:
                 raise UserError(f"{path} {DAMAGED}")
             stream = io.BytesIO(leaves)

@@ -10,6 +10,7 @@ from typing import Any
 
 RENAMED = {
     "unseen_units": "masked_units",  # setting of train_dream.py
+    "validate_every": "save_mean_every",  # setting of train_dream.py
     "judged": "dream_score",  # metric of a saved mean
     "optimism": "reward_bias",  # metric of M; also optimism_10, optimism_50, optimism_200
     "train_optimism": "train_reward_bias",
