@@ -5,13 +5,11 @@
     python train_dream.py --no-real-validation    # never drive the real track
 
 Reads data/latents/ (a dream starts from a state of a real episode), vae.eqx and rnn.eqx. CMA-ES
-evolves a controller from zero, --searches times with other random numbers. A search works in the
-first --principal-components of whitened [z, h]; its means are converted to all weights of the
-controller. Every --save-mean-every generations the mean of the search distribution is saved. Real
-validation tracks choose among all saved means (utils/search/selection.py). Writes the best one to
-controller.eqx, the states that dreams start from to starts.eqx (for envs/), all saved means to
-snapshots/, and controller.metrics.jsonl and controller.png. A generation of 64 candidates × 16
-dreams × 200 steps takes about 2 seconds on 2 CPU cores. Rerun the same command to resume.
+evolves controllers from zero, in --searches independent searches over the first principal
+components of whitened [z, h]. The means of the search distributions are saved in snapshots/. Real
+validation tracks choose among them (utils/search/selection.py). Writes the best one to
+controller.eqx, the states that dreams start from to starts.eqx, and controller.metrics.jsonl and
+controller.png. A generation takes about 2 seconds on 2 CPU cores. Rerun the command to resume.
 """
 
 import math
