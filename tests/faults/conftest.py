@@ -22,7 +22,7 @@ import pytest
 from faults.ledger import Ledger, sources_sha256
 from faults.pipeline import LOADERS, ROOT
 from faults.processes import FORK, FaultMissed, import_scripts
-from faults.references import Suite, forget_failures
+from faults.references import Suite, remove_old_references
 
 ATTEMPTS = 5  # of a case whose fault came too late
 PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEDGER] = ledger
     if not hasattr(config, "workerinput"):  # with pytest-xdist only the controller writes
         config.pluginmanager.register(ledger)
-        forget_failures(folder)
+        remove_old_references(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

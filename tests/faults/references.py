@@ -40,7 +40,12 @@ class Suite:
     @property
     def references(self) -> Path:
         """The references of the pipeline as it is now."""
-        return self.folder / f"references-{sources_sha256()[:12]}"
+        return self.folder / references_name()
+
+
+def references_name() -> str:
+    """The name of the folder of references, which changes with the pipeline."""
+    return f"references-{sources_sha256()[:12]}"
 
 
 def files_in(folder: Path) -> Files:
@@ -104,8 +109,11 @@ def reference(suite: Suite, script: str, chain: str | None = None) -> Reference:
     return Reference(**json.loads(path.read_text()))
 
 
-def forget_failures(folder: Path) -> None:
-    """Let references that could not be made be tried again."""
+def remove_old_references(folder: Path) -> None:
+    """Remove the references of changed pipelines, and let failed ones be made again."""
+    for path in folder.glob("references-*"):
+        if path.name != references_name():
+            shutil.rmtree(path)
     for path in folder.glob("references-*/*/failed"):
         path.unlink()
 
