@@ -43,18 +43,18 @@ def tree(latent: int) -> list[np.ndarray]:
     return [np.ones(latent, np.float32), np.ones((3, latent), np.float32)]
 
 
-def sound_arrays(kind: str) -> dict[str, Any]:
+def valid_arrays(kind: str) -> dict[str, Any]:
     """The arrays of a small valid episode or latent file."""
     episode = small_episode(STEPS)
     return arrays_in(episode) if kind == "episode" else latents_in(episode)
 
 
-def write_sound(path: Path, kind: str) -> None:
+def write_valid(path: Path, kind: str) -> None:
     """Write a small valid file of a few kilobytes."""
     if kind == "checkpoint":
         checkpoints.save(path, HEADER, tree(2))
     else:
-        write_arrays(path, sound_arrays(kind))
+        write_arrays(path, valid_arrays(kind))
 
 
 def read(path: Path, kind: str) -> Any:

@@ -90,8 +90,8 @@ def main() -> None:
     target, arguments = sys.argv[1], [sys.argv[0], *sys.argv[2:]]
     kind, _, part = target.partition(" ")
     path = Path(tempfile.mkdtemp()) / "7.npz"
-    corpus.write_sound(path, kind)
-    sound = corpus.read(path, kind)
+    corpus.write_valid(path, kind)
+    valid = corpus.read(path, kind)
     build: Callable[[bytes], bytes] = bytes
     if part:
         build = checkpoint_builder(path) if kind == "checkpoint" else zip_builder(path)
@@ -107,7 +107,7 @@ def main() -> None:
             return
         # With valid checksums the numbers may differ, but not what kind of numbers they are.
         if kind == "checkpoint":
-            assert shape_of(found) == shape_of(sound)
+            assert shape_of(found) == shape_of(valid)
         else:
             assert all(np.isfinite(array).all() for array in arrays_of(found))
 

@@ -60,7 +60,7 @@ class Ended:
     code: int  # negative: killed by that signal
     output: str
     errors: str
-    beats: int
+    updates: int
 
     @property
     def lines(self) -> list[str]:
@@ -68,21 +68,21 @@ class Ended:
         lines = self.errors.replace("\r", "\n").splitlines()
         return [line for line in lines if line.strip() and "it/s" not in line and "%|" not in line]
 
-    def failed(self, *parts: str) -> str:
+    def assert_failed(self, *parts: str) -> str:
         """Assert exit code 1 and a last line that contains `parts`; returns that line."""
         assert self.code == 1, f"exit code {self.code}: {self.errors[-500:]}"
-        self.is_plain()
+        self.assert_no_traceback()
         last = self.lines[-1]
         for part in parts:
             assert part in last, f"'{part}' is not in '{last}'"
         return last
 
-    def succeeded(self) -> None:
+    def assert_succeeded(self) -> None:
         """Assert that it exited 0 without a traceback."""
         assert self.code == 0, f"exit code {self.code}: {self.errors[-500:]}"
-        self.is_plain()
+        self.assert_no_traceback()
 
-    def is_plain(self) -> None:
+    def assert_no_traceback(self) -> None:
         """Assert that no traceback was printed."""
         assert "Traceback" not in self.errors, self.errors[-1500:]
         assert "Exception ignored" not in self.errors, self.errors[-1500:]
@@ -120,7 +120,7 @@ class Running:
         return self._progress
 
     @property
-    def beats(self) -> int:
+    def updates(self) -> int:
         """Updates of the progress bar so far."""
         return self.progress().count(b".")
 
@@ -164,14 +164,14 @@ class Running:
         try:
             self._wait_for_group()
         finally:
-            beats = self.beats
+            updates = self.updates
             os.close(self.pipe)
             texts = {end: path.read_text(errors="replace") for end, path in self.streams.items()}
             for path in self.streams.values():
                 path.unlink()
         assert not hangs, f"hangs: {texts['err'][-500:]}"
         assert self.process.exitcode is not None
-        return Ended(self.process.exitcode, texts["out"], texts["err"], beats)
+        return Ended(self.process.exitcode, texts["out"], texts["err"], updates)
 
     def _wait_for_group(self) -> None:
         end = time.monotonic() + 30.0
@@ -224,11 +224,11 @@ def _child(
         collect.Settings = functools.partial(collect.Settings, max_steps=30)
     update = tqdm.tqdm.update
 
-    def beat(self: Any, n: float | None = 1) -> Any:
+    def count_update(self: Any, n: float | None = 1) -> Any:
         os.write(pipe, b".")
         return update(self, n)
 
-    tqdm.tqdm.update = beat
+    tqdm.tqdm.update = count_update
     sys.argv = [str(script.__file__), *arguments]
     presets = getattr(script, "PRESETS", {})
     settings = parse(script.Settings, script.__doc__, presets)

@@ -141,7 +141,7 @@ def finish_and_compare(
 ) -> None:
     """Run the same command again: the files are those of the run without a fault."""
     chain = chain or chain_of(script)
-    finish(script, folder, *flags, base=flags_of(chain)).succeeded()
+    finish(script, folder, *flags, base=flags_of(chain)).assert_succeeded()
     assert_same(files_in(folder), reference(suite, script, chain).after)
 
 
@@ -173,7 +173,7 @@ def _prepare_first(suite: Suite, folder: Path, chain: str, number: int) -> None:
         prepare(suite, folder, reference(suite, "test_agent").after)
     else:
         random = ("--mode", "random", "--episodes", "2")
-        finish("collect_data", folder, *random, *_seed(chain)).succeeded()
+        finish("collect_data", folder, *random, *_seed(chain)).assert_succeeded()
 
 
 def _seed(chain: str) -> tuple[str, ...]:
@@ -187,7 +187,7 @@ def _make(suite: Suite, folder: Path, chain: str, script: str) -> dict[str, Any]
     run finds everything compiled and tells how long the script takes.
     """
     before = _store(suite, folder, chain)
-    finish(script, folder, *_seed(chain), base=flags_of(chain)).succeeded()
+    finish(script, folder, *_seed(chain), base=flags_of(chain)).assert_succeeded()
     after = _store(suite, folder, chain)
     measured: dict[str, Any] = {}
     if chain in MEASURED:
@@ -210,7 +210,7 @@ def _measure(script: str, folder: Path, chain: str) -> dict[str, Any]:
     while running.process.is_alive():
         cpu = max(cpu, running.cpu_seconds())
         time.sleep(0.01)
-    running.wait().succeeded()
+    running.wait().assert_succeeded()
     lines = counts.read_text().splitlines() if counts.exists() else []
     found: dict[str, list[str]] = {"rename": [], "worker": [], "write": []}
     for kind, path in (line.split(" ", 1) for line in lines):

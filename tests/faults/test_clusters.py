@@ -76,14 +76,14 @@ def test_dask_worker_killed(suite: Suite, record_property: Record, number: int) 
         with cluster(folder.parent) as dask:
             victim = dask.workers[number % 2]
             running = start("collect_data", folder, *EPISODES, "--dask", dask.address)
-            running.wait_until(lambda: running.beats > number // 2)
+            running.wait_until(lambda: running.updates > number // 2)
             idle = cpu_seconds_of(victim)
             running.wait_until(lambda: cpu_seconds_of(victim) > idle + 0.05)  # it is at work
             os.kill(victim, signal.SIGKILL)
             ended = running.wait()
-            ended.succeeded()
-            assert ended.beats == 8, f"{ended.beats} of 8 episodes counted"
-        finish("collect_data", ours, *EPISODES).succeeded()
+            ended.assert_succeeded()
+            assert ended.updates == 8, f"{ended.updates} of 8 episodes counted"
+        finish("collect_data", ours, *EPISODES).assert_succeeded()
         assert_same(files_in(folder), files_in(ours))
     record_property("kills", 1)
 
@@ -94,11 +94,11 @@ def test_dask_cluster_killed(suite: Suite, record_property: Record) -> None:
     with scratch(suite) as folder, scratch(suite) as ours:
         with cluster(folder.parent) as dask:
             running = start("collect_data", folder, *EPISODES, "--dask", dask.address)
-            running.wait_until(lambda: running.beats > 0)
+            running.wait_until(lambda: running.updates > 0)
             os.killpg(dask.group, signal.SIGKILL)
-            running.wait().failed("the Dask cluster at", "is gone")
-        finish("collect_data", folder, *EPISODES).succeeded()
-        finish("collect_data", ours, *EPISODES).succeeded()
+            running.wait().assert_failed("the Dask cluster at", "is gone")
+        finish("collect_data", folder, *EPISODES).assert_succeeded()
+        finish("collect_data", ours, *EPISODES).assert_succeeded()
         assert_same(files_in(folder), files_in(ours))
     record_property("kills", 1)
 

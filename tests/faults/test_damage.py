@@ -67,7 +67,7 @@ def test_one_damaged_file(
         before = files_but(here, bad)
         at_scan = is_found_by_scan(here / "data" / kind, kind)
         ended = finish(script, here)
-        ended.succeeded()
+        ended.assert_succeeded()
         assert not list(here.rglob("unpickled")), "a pickle was loaded"
         found, named = files_but(here, bad), any(file in line for line in ended.lines)
         if named:
@@ -125,9 +125,9 @@ def test_damaged_latents_are_encoded_anew(
         npz_damage("mu")[name](bad, rng)
         ended = finish("process_data", here)
         if bad.is_dir():
-            ended.failed(file)  # a folder is not removed
+            ended.assert_failed(file)  # a folder is not removed
             return
-        ended.succeeded()
+        ended.assert_succeeded()
         assert not list(here.rglob("unpickled")), "a pickle was loaded"
         assert_same(files_in(here), done.after)
 
@@ -146,7 +146,7 @@ def test_too_many_damaged_files(
         prepare(suite, here, done.after if script == "collect_data" else done.before)
         paths = truncate_three(here / "data" / kind, rng)
         damaged = files_in(here)
-        finish(script, here).failed("3 of 5 files are damaged", paths[0].name)
+        finish(script, here).assert_failed("3 of 5 files are damaged", paths[0].name)
         assert_same(files_in(here), damaged)
 
 
@@ -156,7 +156,7 @@ def test_too_many_damaged_latents_are_encoded_anew(suite: Suite, rng: np.random.
     with scratch(suite) as here:
         prepare(suite, here, done.after)
         truncate_three(here / "data" / "latents", rng)
-        finish("process_data", here).succeeded()
+        finish("process_data", here).assert_succeeded()
         assert_same(files_in(here), done.after)
 
 
@@ -190,7 +190,7 @@ def test_damaged_checkpoint(
         os.chdir("/")
         before = files_but(here, path)
         ended = finish(script, here)
-        ended.failed(file)
+        ended.assert_failed(file)
         assert len(ended.lines) == 1 and len(ended.lines[0]) < 1000, ended.lines
         assert not list(here.rglob("unpickled")), "a pickle was loaded"
         assert_same(files_but(here, path), before)

@@ -43,7 +43,7 @@ def test_disk_full_at_a_write(suite: Suite, script: str, number: int) -> None:
     with workspace(suite, script) as folder:
         ended = finish(script, folder, inject=inject.full_disk_at(number))
         name = Path(done.writes[number - 1]).name.strip(".").split(".partial")[0].rsplit(".", 1)[0]
-        ended.failed("No space left", name.split(".")[0])
+        ended.assert_failed("No space left", name.split(".")[0])
         assert_clean(folder, done.before)
         finish_and_compare(suite, script, folder)
 
@@ -63,7 +63,7 @@ def test_file_does_not_fit(suite: Suite, script: str, number: int) -> None:
     size = sorted(set(done.sizes.values()))[number - 1]
     with workspace(suite, script) as folder:
         ended = finish(script, folder, inject=inject.largest_file(max(0, size - 1)))
-        message = ended.failed()
+        message = ended.assert_failed()
         assert "cannot write" in message or "File too large" in message, message
         assert_clean(folder, done.before)
         finish_and_compare(suite, script, folder)
@@ -94,7 +94,7 @@ def test_file_system_full(suite: Suite, script: str) -> None:
                 pass
 
         ended = finish(script, folder, inject=fill)
-        ended.failed("No space left")
+        ended.assert_failed("No space left")
         assert_same(files_in(folder), reference(suite, script).before)
 
 
@@ -108,7 +108,7 @@ def test_standard_output_full(suite: Suite, script: str) -> None:
 
     with workspace(suite, script) as folder:
         ended = finish(script, folder, inject=redirect)
-        ended.succeeded()
+        ended.assert_succeeded()
         assert "standard output cannot be written: No space left" in ended.errors
         assert_same(files_in(folder), reference(suite, script).after)
 
@@ -121,7 +121,7 @@ def test_output_folder_read_only(suite: Suite, script: str) -> None:
         written = folder / ("data" if script in ("collect_data", "process_data") else "run")
         written.mkdir(exist_ok=True)
         ended = finish(script, folder, inject=inject.read_only(written))
-        ended.failed(f"{written.name}/", "ead-only")
+        ended.assert_failed(f"{written.name}/", "ead-only")
         assert_same(files_in(folder), reference(suite, script).before)
         finish_and_compare(suite, script, folder)
 
@@ -136,6 +136,6 @@ def test_input_folders_read_only(suite: Suite, script: str) -> None:
         for name in ("data", "run"):
             (folder / name).mkdir(exist_ok=True)
         inputs = [folder / name for name in ("data", "run") if name != outputs.get(script, "run")]
-        finish(script, folder, *flags, inject=inject.read_only(*inputs)).succeeded()
+        finish(script, folder, *flags, inject=inject.read_only(*inputs)).assert_succeeded()
         found = {name.replace("out/", "run/"): sha for name, sha in files_in(folder).items()}
         assert_same(found, reference(suite, script).after)

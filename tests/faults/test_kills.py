@@ -118,10 +118,10 @@ def kill(
     begun = running.cpu_seconds()  # of the fork
     running.wait_until(lambda: running.progress()[:1] == b"M")
     running.wait_until(lambda: running.cpu_seconds() - begun >= enough)
-    worked, beats = running.cpu_seconds() - begun, running.beats
+    worked, updates = running.cpu_seconds() - begun, running.updates
     running.signal(signal.SIGKILL, whole_group)
     assert_killed(running.wait().code)
-    return f"{script} after {worked:.2f} s of work and {beats} updates of its progress bar"
+    return f"{script} after {worked:.2f} s of work and {updates} updates of its progress bar"
 
 
 def assert_killed(code: int) -> None:

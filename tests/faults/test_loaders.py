@@ -26,8 +26,8 @@ from utils.errors import UserError
 KINDS = pytest.mark.parametrize("kind", ["episode", "latent", "checkpoint"])
 
 
-def read_damaged(path: Path, kind: str, sound: Any) -> str:
-    """The reader's refusal, one line that names the file; "" if it read the values of `sound`."""
+def read_damaged(path: Path, kind: str, valid: Any) -> str:
+    """The reader's refusal, one line that names the file; "" if it read the values of `valid`."""
     with in_time(), guarded():
         try:
             found = corpus.read(path, kind)
@@ -36,7 +36,7 @@ def read_damaged(path: Path, kind: str, sound: Any) -> str:
             assert str(path) in message and message.isprintable(), repr(message)
             assert len(message) < 1000, message
             return message
-    assert same(found, sound), "a damaged file was read as if it were valid"
+    assert same(found, valid), "a damaged file was read as if it were valid"
     return ""
 
 
@@ -57,11 +57,11 @@ def comparable(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def sound_file(suite: Suite, kind: str) -> Iterator[tuple[Path, Any, bytes]]:
+def valid_file(suite: Suite, kind: str) -> Iterator[tuple[Path, Any, bytes]]:
     """The path of a valid file, what is read from it, and its bytes."""
     with scratch(suite) as folder:
         path = folder / "7.npz"
-        corpus.write_sound(path, kind)
+        corpus.write_valid(path, kind)
         yield path, corpus.read(path, kind), path.read_bytes()
 
 
@@ -72,12 +72,12 @@ def test_corpus_is_refused(
 ) -> None:
     """Every damage of the corpus is refused."""
     cases = list(corpus.checkpoint_cases() if kind == "checkpoint" else corpus.npz_cases(kind))
-    with sound_file(suite, kind) as (path, sound, data):
+    with valid_file(suite, kind) as (path, valid, data):
         os.chdir(path.parent)
         for name, damage in cases:
             path.write_bytes(data)
             damage(path, rng)
-            message = read_damaged(path, kind, sound)
+            message = read_damaged(path, kind, valid)
             assert message, f"{name} was not refused"
             # The message names the array. A wrong number of rewards shows in the other arrays.
             key = name.partition(": ")[0]
@@ -93,11 +93,11 @@ def test_corpus_is_refused(
 @KINDS
 def test_truncation_is_refused(suite: Suite, record_property: Record, kind: str) -> None:
     """Every length, or a thousand of them, is refused."""
-    with sound_file(suite, kind) as (path, sound, data):
+    with valid_file(suite, kind) as (path, valid, data):
         lengths = sorted({int(x) for x in np.linspace(0, len(data) - 1, 1000)})
         for length in lengths:
             path.write_bytes(data[:length])
-            assert read_damaged(path, kind, sound), f"cut to {length} bytes and not refused"
+            assert read_damaged(path, kind, valid), f"cut to {length} bytes and not refused"
     record_property("reads", len(lengths))
 
 
@@ -107,14 +107,14 @@ def test_bit_flips_are_refused_or_harmless(
     suite: Suite, rng: np.random.Generator, record_property: Record, kind: str
 ) -> None:
     """A bit of every byte, or of four thousand bytes, is flipped."""
-    with sound_file(suite, kind) as (path, sound, data):
+    with valid_file(suite, kind) as (path, valid, data):
         positions = sorted({int(x) for x in np.linspace(0, len(data) - 1, 4000)})
         refused = 0
         for position in positions:
             changed = bytearray(data)
             changed[position] ^= 1 << int(rng.integers(8))
             path.write_bytes(changed)
-            refused += bool(read_damaged(path, kind, sound))
+            refused += bool(read_damaged(path, kind, valid))
     record_property("reads", len(positions))
     record_property("refused", refused)
 
@@ -126,7 +126,7 @@ def test_edits_are_refused_or_harmless(suite: Suite, record_property: Record, ki
     edits = st.tuples(
         st.integers(0, 10**6), st.integers(0, 64), st.binary(max_size=40), st.integers(0, 3)
     )
-    with sound_file(suite, kind) as (path, sound, data):
+    with valid_file(suite, kind) as (path, valid, data):
         count = 0
 
         @seed(suite.seed)
@@ -145,7 +145,7 @@ def test_edits_are_refused_or_harmless(suite: Suite, record_property: Record, ki
                 start = position % (len(changed) + 1)
                 changed[start : start + length] = new * repeats
             path.write_bytes(changed)
-            read_damaged(path, kind, sound)
+            read_damaged(path, kind, valid)
             count += 1
 
         attempt()
@@ -157,9 +157,9 @@ def test_edits_are_refused_or_harmless(suite: Suite, record_property: Record, ki
 def test_many_readers_at_once(suite: Suite, record_property: Record, kind: str) -> None:
     """Sixteen threads read a valid file: state that libraries share among threads does no harm."""
     sys.setswitchinterval(1e-6)
-    with sound_file(suite, kind) as (path, sound, _), ThreadPoolExecutor(16) as pool:
+    with valid_file(suite, kind) as (path, valid, _), ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda _: corpus.read(path, kind), range(2000)))
-        assert all(same(one, sound) for one in found)
+        assert all(same(one, valid) for one in found)
     record_property("reads", len(found))
 
 
@@ -198,15 +198,15 @@ def write_seeds(seeds: Path, target: str, rng: np.random.Generator) -> None:
     """The files that a fuzzer starts from: a valid one and, for whole files, the corpus."""
     kind, _, part = target.partition(" ")
     path = seeds.parent / "7.npz"
-    corpus.write_sound(path, kind)
-    sound = path.read_bytes()
-    (seeds / "sound").write_bytes(fuzz_target.inside(path, kind) if part else sound)
+    corpus.write_valid(path, kind)
+    valid = path.read_bytes()
+    (seeds / "valid").write_bytes(fuzz_target.inside(path, kind) if part else valid)
     if part:
         return
     cases = corpus.checkpoint_cases() if kind == "checkpoint" else corpus.npz_cases(kind)
     os.chdir(seeds.parent)
     for number, (_, damage) in enumerate(cases):
-        path.write_bytes(sound)
+        path.write_bytes(valid)
         damage(path, rng)
         if path.is_file() and not path.is_symlink() and path.stat().st_size < 100_000:
             (seeds / str(number)).write_bytes(path.read_bytes())

@@ -116,7 +116,7 @@ def test_ten_times_the_data(
             prepare(suite, folder, models)
             write_large_data(folder, count, rng, frames=script in READ_FRAMES)
             report = folder.parent / "peak"
-            finish(script, folder, *flags, inject=peak_memory(report, other)).succeeded()
+            finish(script, folder, *flags, inject=peak_memory(report, other)).assert_succeeded()
             peaks[count] = int(report.read_text())
     growth = peaks[10 * few] / peaks[few] - 1
     found = {"episodes": list(peaks), "MB": [peak // 10**6 for peak in peaks.values()]}

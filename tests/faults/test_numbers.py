@@ -40,7 +40,7 @@ def test_training_diverges(suite: Suite, script: str, value: float, what: str, s
         ended = finish(script, folder, *flags, inject=bad(value, AT))
         state = folder / "run" / f"{model}.training.eqx"
         kept = f"the last good state is kept in run/{state.name}" if saved else "no state was saved"
-        ended.failed("diverged", kept, "Try a lower --learning-rate")
+        ended.assert_failed("diverged", kept, "Try a lower --learning-rate")
         assert not (folder / "run" / f"{model}.eqx").exists()
         assert state.exists() == saved
         if saved:
@@ -55,7 +55,7 @@ def test_all_candidates_without_a_return(suite: Suite, value: float) -> None:
     with workspace(suite, "train_dream") as folder:
         ended = finish("train_dream", folder, inject=bad_fitness(value, 4, AT))
         kept = "the last good state is kept in run/controller.training.eqx"
-        ended.failed(f"no dream of generation {AT} has a return", kept, "Try")
+        ended.assert_failed(f"no dream of generation {AT} has a return", kept, "Try")
         state = folder / "run" / "controller.training.eqx"
         assert read_header(state).progress["step"] == AT - 1
         finish_and_compare(suite, "train_dream", folder)
@@ -67,7 +67,7 @@ def test_all_candidates_without_a_return(suite: Suite, value: float) -> None:
 def test_some_candidates_without_a_return(suite: Suite, value: float, candidates: int) -> None:
     """The search continues, and a candidate without a return is never preferred."""
     with workspace(suite, "train_dream") as folder:
-        finish("train_dream", folder, inject=bad_fitness(value, candidates, AT)).succeeded()
+        finish("train_dream", folder, inject=bad_fitness(value, candidates, AT)).assert_succeeded()
         records = read_metrics(folder / "run" / "controller.metrics.jsonl")
         assert all(math.isfinite(v) for r in records for v in r.values() if isinstance(v, float))
         _, controller = load_controller(folder / "run" / "controller.eqx")
@@ -81,7 +81,7 @@ def test_mean_without_a_score(suite: Suite, value: float) -> None:
     """Of two saved means, the one with a score is chosen."""
     flags = ("--no-real-validation",)
     with workspace(suite, "train_dream") as folder:
-        finish("train_dream", folder, *flags, inject=bad_score(value)).succeeded()
+        finish("train_dream", folder, *flags, inject=bad_score(value)).assert_succeeded()
         _, chosen = load_controller(folder / "run" / "controller.eqx")
         _, good = load_controller(folder / "run" / "snapshots" / "000002.eqx")
         assert eqx.tree_equal(chosen, good)

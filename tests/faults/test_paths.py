@@ -99,9 +99,9 @@ class Sandbox:
     def assert_as_expected(self, ended: Ended) -> bool:
         """Assert success, or one line of failure if the name is impossible. Returns the success."""
         if self.name not in IMPOSSIBLE:
-            ended.succeeded()
+            ended.assert_succeeded()
             return True
-        message = ended.failed(IMPOSSIBLE[self.name])
+        message = ended.assert_failed(IMPOSSIBLE[self.name])
         assert len(message) < 8000 and len(ended.lines) == 1, ended.lines
         return False
 
@@ -200,23 +200,23 @@ def test_links_inside(suite: Suite, script: str) -> None:
     """Links at the places of output files are replaced. The files that they lead to stay."""
     done = reference(suite, script)
     with scratch(suite) as sandbox:
-        here, precious = sandbox / "here", sandbox / "precious"
+        here, elsewhere = sandbox / "here", sandbox / "elsewhere"
         prepare(suite, here, done.before)
-        precious.mkdir()
+        elsewhere.mkdir()
         made = [n for n in done.after if n not in done.before and not n.startswith("data/")]
         for number, name in enumerate([*made, *(f"{d}/.lock" for d in ("data", "run"))]):
-            (precious / str(number)).write_bytes(b"precious")
+            (elsewhere / str(number)).write_bytes(b"elsewhere")
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             if not name.endswith(".eqx"):  # a final model is read before it is written
-                (here / name).symlink_to(precious / str(number))
-        before = files_in(precious)
+                (here / name).symlink_to(elsewhere / str(number))
+        before = files_in(elsewhere)
         ended = finish(script, here)
-        ended.failed(".lock")  # the lock is the one file that is written in place
-        assert_same(files_in(precious), before)
+        ended.assert_failed(".lock")  # the lock is the one file that is written in place
+        assert_same(files_in(elsewhere), before)
         for folder in ("data", "run"):
             (here / folder / ".lock").unlink()
-        finish(script, here).succeeded()
-        assert_same(files_in(precious), before)
+        finish(script, here).assert_succeeded()
+        assert_same(files_in(elsewhere), before)
         assert_same(files_in(here), done.after)
         assert not any((here / name).is_symlink() for name in done.after)
 

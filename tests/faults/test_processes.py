@@ -29,14 +29,14 @@ def test_second_run_refused(suite: Suite, script: str) -> None:
     """While a script is at work, a second run of it is refused and does no harm."""
     with workspace(suite, script) as folder:
         first = start(script, folder)
-        first.wait_until(lambda: first.beats > 0)
+        first.wait_until(lambda: first.updates > 0)
         first.signal(signal.SIGSTOP)
         try:
             ended = finish(script, folder)
         finally:
             first.signal(signal.SIGCONT)
-        first.wait().succeeded()
-        ended.failed("is in use by", str(first.group))
+        first.wait().assert_succeeded()
+        ended.assert_failed("is in use by", str(first.group))
         assert_same(files_in(folder), reference(suite, script).after)
 
 
@@ -57,22 +57,22 @@ def test_stopped_by_a_signal(
     with workspace(suite, script) as folder:
         running = start(script, folder, *flags)
         wanted = 1 if script not in TRAININGS else int(rng.integers(1, 4))
-        running.wait_until(lambda: running.beats >= wanted)
-        beats = running.beats
+        running.wait_until(lambda: running.updates >= wanted)
+        updates = running.updates
         running.signal(getattr(signal, name), whole_group=name == "SIGINT")
         ended = running.wait()
         if ended.code == 0:
             raise FaultMissed("it ended before the signal came")
         assert ended.code == EXIT_CODES[name], f"exit code {ended.code}: {ended.errors[-500:]}"
-        ended.is_plain()
+        ended.assert_no_traceback()
         if script in TRAININGS:
             final = folder / "run" / f"{TRAININGS[script]}.eqx"
             saved = folder / "run" / f"{TRAININGS[script]}.training.eqx"
             if not final.exists():
                 step = read_header(saved).progress["step"]
-                assert step >= beats, f"step {step} was saved, but {beats} were done"
+                assert step >= updates, f"step {step} was saved, but {updates} were done"
         finish_and_compare(suite, script, folder, *flags)
-    record_property("progress", f"{beats} updates of the progress bar before the signal")
+    record_property("progress", f"{updates} updates of the progress bar before the signal")
 
 
 @pytest.mark.faults("workers: {order}")
@@ -85,10 +85,10 @@ def test_workers_die_or_hang(suite: Suite, script: str, order: str) -> None:
         seconds = HANG_SECONDS if order == "hang" else None
         ended = finish(script, folder, inject=inject.worker_orders(order, 0, notes, seconds))
         if order == "die":
-            ended.failed("episode on track", "died or hung 3 times")
+            ended.assert_failed("episode on track", "died or hung 3 times")
             finish_and_compare(suite, script, folder)
         else:
-            ended.succeeded()
+            ended.assert_succeeded()
             assert len(notes.read_text().splitlines()) > 1, "no worker was replaced"
             assert_same(files_in(folder), reference(suite, script).after)
 
@@ -101,5 +101,5 @@ def test_clock_jumps(suite: Suite, rng: np.random.Generator, script: str, hours:
     done = reference(suite, script)
     with workspace(suite, script) as folder:
         jump = inject.clock_jump(3600.0 * hours, after=float(rng.uniform(0, done.seconds)))
-        finish(script, folder, inject=jump).succeeded()
+        finish(script, folder, inject=jump).assert_succeeded()
         assert_same(files_in(folder), done.after)

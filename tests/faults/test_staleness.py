@@ -33,15 +33,15 @@ def test_another_vae(suite: Suite, script: str) -> None:
         before = files_in(folder)
         ended = finish(script, folder)
         if script != "process_data":
-            ended.failed("another" if script == "train_dream" else "another VAE")
+            ended.assert_failed("another" if script == "train_dream" else "another VAE")
             assert_same(files_in(folder), before)
             return
-        ended.succeeded()
+        ended.assert_succeeded()
         assert "5 episodes, 5 to encode" in ended.output
         with scratch(suite) as fresh:
             prepare(suite, fresh, {n: s for n, s in done.before.items() if "vae.eqx" not in n})
             use_other_seed(suite, fresh, "run/vae.eqx")
-            finish(script, fresh).succeeded()
+            finish(script, fresh).assert_succeeded()
             assert_same(files_in(folder), files_in(fresh))
 
 
@@ -60,7 +60,7 @@ def test_latents_replaced_during_training(
         try:
             other_run = folder / "other"
             use_other_seed(suite, other_run, "run/vae.eqx")
-            finish("process_data", folder, run="other/run").succeeded()
+            finish("process_data", folder, run="other/run").assert_succeeded()
         finally:
             running.signal(signal.SIGCONT)
         ended = running.wait()
@@ -71,7 +71,7 @@ def test_latents_replaced_during_training(
                 n: reference(suite, script).after[n] for n in made
             }
             return
-        message = ended.failed()
+        message = ended.assert_failed()
         assert "was replaced" in message or "another VAE" in message, message
 
 
@@ -81,18 +81,18 @@ def test_another_rnn(suite: Suite, script: str) -> None:
     """The RNN below the controller was trained again, on the same VAE."""
     with scratch(suite) as folder:
         prepare(suite, folder, reference(suite, "test_agent").after)
-        finish("train_rnn", folder, "--seed", "1").succeeded()
+        finish("train_rnn", folder, "--seed", "1").assert_succeeded()
         before = files_in(folder)
         if script == "train_dream":
             ended = finish(script, folder)
-            ended.succeeded()
+            ended.assert_succeeded()
             assert "from scratch: rnn changed" in ended.output, ended.output
             header = read_header(folder / "run" / "controller.eqx")
             assert header.inputs["rnn"] == sha256_of(folder / "run" / "rnn.eqx")
             assert header.progress["continued_from"] == ""
             return
         flags = ("--mode", "on-policy") if script == "collect_data" else ()
-        finish(script, folder, *flags).failed("controller.eqx was made with another rnn")
+        finish(script, folder, *flags).assert_failed("controller.eqx was made with another rnn")
         assert_same(files_in(folder), before)
 
 
@@ -108,7 +108,7 @@ def test_two_agents_mixed(suite: Suite, parts: tuple[int, ...]) -> None:
         prepare(suite, folder, reference(suite, "test_agent").before)
         use_other_seed(suite, folder, *(MODELS[part] for part in parts))
         before = files_in(folder)
-        finish("test_agent", folder).failed("was made with another", "they do not fit")
+        finish("test_agent", folder).assert_failed("was made with another", "they do not fit")
         assert_same(files_in(folder), before)
 
 
@@ -122,14 +122,14 @@ def test_settings_changed(suite: Suite, script: str, back: bool) -> None:
         prepare(suite, folder, done.after)
         flags = ("--seed", "1")
         ended = finish(script, folder, *flags)
-        ended.succeeded()
+        ended.assert_succeeded()
         assert "from scratch: seed changed" in ended.output, ended.output
         if back:
-            finish(script, folder).succeeded()
+            finish(script, folder).assert_succeeded()
             assert_same(files_in(folder), done.after)
             return
         prepare(suite, fresh, done.before)
-        finish(script, fresh, *flags).succeeded()
+        finish(script, fresh, *flags).assert_succeeded()
         assert_same(files_in(folder), files_in(fresh))
 
 
@@ -154,7 +154,7 @@ def test_episodes_changed(suite: Suite, script: str, change: str) -> None:
         final = folder / "run" / f"{TRAININGS[script]}.eqx"
         origin, inputs = sha256_of(final), read_header(final).inputs
         ended = finish(script, folder)
-        ended.succeeded()
+        ended.assert_succeeded()
         assert "continuing from the last weights" in ended.output, ended.output
         header = read_header(final)
         assert header.progress["continued_from"] == origin
@@ -168,7 +168,7 @@ def test_driving_settings_changed(suite: Suite) -> None:
     done = reference(suite, "collect_data")
     with scratch(suite) as folder:
         prepare(suite, folder, done.after)
-        finish("collect_data", folder, "--max-steps", "20").succeeded()
+        finish("collect_data", folder, "--max-steps", "20").assert_succeeded()
         found = files_in(folder)
         new = {name: found.pop(name) for name in set(found) - set(done.after)}
         assert_same(found, done.after)
@@ -195,12 +195,12 @@ def test_latents_follow_episodes(suite: Suite, change: str) -> None:
         else:
             latents.write_bytes(latents.with_name("20000000.npz").read_bytes())
         ended = finish("process_data", folder)
-        ended.succeeded()
+        ended.assert_succeeded()
         assert f", {expected} to encode" in ended.output, ended.output
         prepare(suite, fresh, done.before)
         if change == "removed":
             (fresh / "data" / "rollouts" / ONE_EPISODE).unlink()
         elif change == "replaced":
             use_other_seed(suite, fresh, f"data/rollouts/{ONE_EPISODE}")
-        finish("process_data", fresh).succeeded()
+        finish("process_data", fresh).assert_succeeded()
         assert_same(files_in(folder), files_in(fresh))
