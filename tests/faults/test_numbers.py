@@ -1,6 +1,7 @@
 """NaN and infinity in losses, gradients and returns: the last good state survives."""
 
 import contextlib
+import importlib
 import itertools
 import math
 from collections.abc import Callable
@@ -157,7 +158,9 @@ def bad_fitness(value: float, candidates: int, at: int) -> Inject:
     """The dreams of the first `candidates` of generation `at` return NaN or infinity."""
 
     def inject(module: Any) -> None:
-        run, returns = module.run_generations, module.dream_returns
+        # Not imported at the top: evosax would start JAX when pytest collects this module.
+        evolution = importlib.import_module("utils.search.evolution")
+        run, returns = module.run_generations, evolution.dream_returns
         # A new function: the trace of the old one is cached, with the unchanged returns.
         poisoned_run = eqx.filter_jit(lambda *arguments: run.__wrapped__(*arguments))
         count = itertools.count(1)
@@ -171,7 +174,7 @@ def bad_fitness(value: float, candidates: int, at: int) -> Inject:
         def choose(*arguments: Any) -> Any:
             if next(count) != at:
                 return run(*arguments)
-            with mock.patch.object(module, "dream_returns", poisoned_returns):
+            with mock.patch.object(evolution, "dream_returns", poisoned_returns):
                 return poisoned_run(*arguments)
 
         module.run_generations = choose
