@@ -78,7 +78,7 @@ RENAMES = (  # of files into place, by the script itself or by its workers
     ("run_vae_training", "script", 8),
     ("process_data", "script", 5),
     ("train_rnn", "script", 9),
-    ("train_dream", "script", 9),
+    ("train_dream", "script", 10),
     ("test_agent", "script", 4),
     ("test_agent", "worker", 1),
 )
@@ -94,7 +94,7 @@ WRITES = {
     "run_vae_training": range(3, 12),
     "process_data": range(2, 7),
     "train_rnn": range(3, 13),
-    "train_dream": (2, *range(4, 15)),
+    "train_dream": (2, *range(4, 18)),
     "test_agent": range(2, 5),
 }
 FILE_SIZES = {  # how many different sizes its files have
