@@ -60,9 +60,9 @@ def glance(run: RunRecord) -> Section:
         minutes = f"{steps / FRAMES_PER_SECOND / 60:.0f} minutes"
         note = f"{len(run.drives)} episodes, {minutes} of driving"
         shown["Real data"] = (f"{steps:,} steps", note)
-    if "controller" in run.models:
+    generations = sum("best" in record for record in run.metrics("controller"))
+    if generations and "controller" in run.models:
         settings = run.models["controller"][0].settings
-        generations = sum("best" in record for record in run.metrics("controller"))
         dreams = generations * settings["candidates"] * settings["dreams"]
         note = f"{dreams:,} dreams, {generations} generations"
         shown["Dreamed in the search"] = (f"{dreams * settings['horizon']:,} steps", note)
@@ -160,7 +160,7 @@ def evolution(run: RunRecord) -> Section:
         "distribution is saved and drives real validation tracks; the best saved mean is the agent."
     )
     found = metric_charts(run, "controller", CONTROLLER_PANELS, "generation")
-    pieces = [found] if found else [missing("No search yet: run train_dream.py.")]
+    pieces = [found] if found else [missing("No metrics of a search yet: run train_dream.py.")]
     rounds = metric_charts(run, "rounds", ROUND_PANELS, "round")
     if rounds:
         pieces += [heading("Rounds of Sim2Real2Sim: learning from its own drives"), rounds]

@@ -124,7 +124,7 @@ def memory(run: RunRecord) -> Section:
         "a positive bias of the reward."
     )
     found = metric_charts(run, "rnn", RNN_PANELS, "gradient step")
-    pieces = [found] if found else [missing("No M yet: run train_rnn.py.")]
+    pieces = [found] if found else [missing("No metrics of M yet: run train_rnn.py.")]
     return "memory", "M: learning to predict", text, pieces
 
 

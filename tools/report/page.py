@@ -70,7 +70,7 @@ figcaption { font-size: .88rem; color: var(--muted); }
 figure img, figure video { display: block; width: 100%; height: auto; border-radius: 6px; }
 .chart img { border-radius: 0; }
 .pixels { image-rendering: pixelated; }
-.strip { display: grid; grid-template-columns: 5.6em 1fr; column-gap: 8px; align-items: center;
+.strip { display: grid; grid-template-columns: 7.6em 1fr; column-gap: 8px; align-items: center;
   font-size: .85rem; color: var(--muted); max-width: 900px; }
 .strip .ticks { display: flex; grid-column: 2; }
 .strip .ticks span { flex: 1; text-align: center; }
