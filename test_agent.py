@@ -20,6 +20,7 @@ import numpy as np
 from utils import runtime
 from utils.data.episodes import read_episode
 from utils.data.splits import SPLITS
+from utils.errors import UserError
 from utils.io.files import locked, write_json
 from utils.io.records import append_record, timed
 from utils.io.run_folder import AgentFiles, find_agent
@@ -122,13 +123,19 @@ def main(settings: Settings) -> None:
         write_json(output / "evaluation.json", evaluation)
         if settings.log and evaluation["split"] == "test":
             append_record(settings.log, log_line(evaluation))
+        failures: list[UserError] = []
         for track in evaluation["tracks"][: settings.videos]:
-            write_media(settings, agent, output, track)
-    baseline = evaluation["baseline"]
-    if baseline:
-        print(describe(f"{baseline['driver']} driving", baseline))
-    print(describe("the agent", evaluation))
-    print(f"{output / 'evaluation.json'}")
+            try:
+                write_media(settings, agent, output, track)
+            except UserError as error:  # the other media and the scores do not depend on it
+                failures.append(error)
+        baseline = evaluation["baseline"]
+        if baseline:
+            print(describe(f"{baseline['driver']} driving", baseline))
+        print(describe("the agent", evaluation))
+        print(f"{output / 'evaluation.json'}")
+        if failures:
+            raise failures[0]
 
 
 def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, Any]:
@@ -182,12 +189,12 @@ def episode_path(output: Path, track: int) -> Path:
 
 
 def write_media(settings: Settings, agent: Agent, output: Path, track: int) -> None:
-    """Write the video, grid and plot of one track."""
+    """Write the grid, plot and video of one track. The video is last: it needs ffmpeg."""
     episode = read_episode(episode_path(output, track))
     shown = replay(agent.vae, agent.rnn, episode, settings.dream_from)
-    write_video(output / f"track_{track}.mp4", episode, shown)
     write_grid(output / f"track_{track}_grid.png", episode, shown)
     write_plot(output / f"track_{track}_plot.png", episode, shown)
+    write_video(output / f"track_{track}.mp4", episode, shown)
     print(f"wrote {output / f'track_{track}.mp4'}, score {episode.score:.0f}")
 
 

@@ -17,7 +17,10 @@ from scripts import Workshop
 
 from utils import runtime
 from utils.cpus import cgroup_quota
+from utils.data.episodes import Episode
+from utils.errors import UserError
 from utils.runtime import default_workers
+from utils.viz.video import Replay, write_video
 
 ROOT = Path(__file__).parents[1]
 
@@ -338,3 +341,63 @@ def test_64_bit_mode_changes_nothing(workshop: Workshop, tmp_path: Path) -> None
     other.succeed("test_agent.py", "--episodes", "2", "--baseline", "random")
     for pattern in ("run/*.eqx", "data/latents/*/*.npz", "run/evaluation.json"):
         assert other.files(pattern) == workshop.files(pattern) != {}
+
+
+# --- ffmpeg ---------------------------------------------------------------------------------------
+
+
+def driven_steps(count: int) -> tuple[Episode, Replay]:
+    """An episode of black frames, and a replay of it."""
+    frames = np.zeros((count + 1, 64, 64, 3), np.uint8)
+    values = np.zeros(count, np.float32)
+    flags = np.zeros(count, bool)
+    fields = {name: flags for name in ("terminated", "truncated")}
+    actions = np.zeros((count, 3), np.float32)
+    episode = Episode(frames, actions, values, **fields, lap_finished=False, seed=7, provenance={})
+    return episode, Replay(frames, frames[1:], frames[1:], 0, values, values, values)
+
+
+def program(path: Path, text: str, mode: int = 0o755) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text, mode, said",
+    [
+        (None, 0, "No such file or directory"),
+        ("#!/bin/sh\n", 0o644, "Permission denied"),
+        ("no program", 0o755, "Exec format error"),
+        ("#!/bin/sh\nexit 3\n", 0o755, "ended with code 3"),
+        ("#!/bin/sh\nkill -ILL $$\n", 0o755, "ended with code -4"),
+    ],
+)
+def test_an_ffmpeg_that_does_not_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, mode: int, said: str
+) -> None:
+    ffmpeg = tmp_path / "ffmpeg"
+    if text is not None:
+        program(ffmpeg, text, mode)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(ffmpeg))
+    video = tmp_path / "out" / "track_7.mp4"
+    with pytest.raises(UserError) as caught:
+        write_video(video, *driven_steps(50))
+    assert said in str(caught.value) and "ffmpeg" in str(caught.value)
+    if "code" not in said:
+        assert "IMAGEIO_FFMPEG_EXE" in str(caught.value) and str(ffmpeg) in str(caught.value)
+    assert os.listdir(video.parent) == []
+
+
+def test_without_ffmpeg_the_scores_and_pictures_are_made(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "no ffmpeg")
+    other = Workshop(workshop.folder, {**workshop.environment, "IMAGEIO_FFMPEG_EXE": missing})
+    flags = ("--output-dir", str(tmp_path / "out"), "--first-track", "7", "--episodes", "2")
+    done = other.run("test_agent.py", *flags, "--videos", "2")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"cannot start ffmpeg ({missing}: No such file" in done.stderr.splitlines()[-1]
+    assert "the agent: " in done.stdout and (tmp_path / "out" / "evaluation.json").exists()
+    pictures = {f"track_{track}_{kind}.png" for track in (7, 8) for kind in ("grid", "plot")}
+    assert pictures == {path.name for path in (tmp_path / "out").glob("track_*")}

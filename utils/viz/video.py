@@ -1,5 +1,6 @@
 """A real episode beside the model's reconstructions and dreams: video, image grid and plot."""
 
+import contextlib
 import itertools
 import subprocess
 from collections.abc import Iterator
@@ -112,14 +113,28 @@ def write_video(path: Path, episode: Episode, replay: Replay) -> None:
         # The writer of imageio_ffmpeg forks, which is unsafe with the threads of JAX.
         source = f"-f rawvideo -pix_fmt rgb24 -s {first.width}x{first.height}".split()
         coding = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-f", "mp4"]
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source]
-        command += ["-r", str(FRAMES_PER_SECOND), "-i", "-", *coding, str(temporary)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
+        options = ["-r", str(FRAMES_PER_SECOND), "-i", "-", *coding, str(temporary)]
+        ffmpeg = _start_ffmpeg(["-y", "-loglevel", "error", *source, *options])
+        # ffmpeg may end before it has read all frames; its exit code then says why.
+        with contextlib.suppress(BrokenPipeError), ffmpeg:
             assert ffmpeg.stdin is not None
             for image in itertools.chain([first], pictures):
                 ffmpeg.stdin.write(image.tobytes())
         if ffmpeg.returncode != 0:
-            raise UserError(f"cannot write {path}: ffmpeg ended with {ffmpeg.returncode}")
+            raise UserError(f"cannot write {path}: ffmpeg ended with code {ffmpeg.returncode}")
+
+
+def _start_ffmpeg(arguments: list[str]) -> "subprocess.Popen[bytes]":
+    """Start ffmpeg, which reads its standard input. Raises UserError."""
+    remedy = "no video is written. Set IMAGEIO_FFMPEG_EXE to an ffmpeg that runs"
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise UserError(f"ffmpeg is not installed, {remedy}") from error
+    try:
+        return subprocess.Popen([program, *arguments], stdin=subprocess.PIPE)
+    except OSError as error:
+        raise UserError(f"cannot start ffmpeg ({program}: {error.strerror}), {remedy}") from error
 
 
 def write_webp(path: Path, episode: Episode, replay: Replay, seconds: float) -> None:
