@@ -204,7 +204,9 @@ TILE = 3.3
 
 
 @pytest.mark.parametrize(
-    "function", [f for _, f in inspect.getmembers(targets, inspect.isfunction)], ids=repr
+    "function",
+    [f for _, f in inspect.getmembers(targets, inspect.isfunction)],
+    ids=lambda function: function.__name__,  # not repr: an address differs between xdist's workers
 )
 def test_the_examples_in_the_docstrings_of_targets_hold(function: Callable) -> None:
     (examples,) = doctest.DocTestFinder(recurse=False).find(function)

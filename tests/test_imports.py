@@ -140,7 +140,8 @@ def test_models_know_no_files_environment_or_command_line(name: str) -> None:
 def test_fast_car_racing_needs_only_what_it_declares() -> None:
     import sys
 
-    names = [name for name in MODULES if room_of(name) == "fast_car_racing"]
+    names = {name for name in MODULES if room_of(name) == "fast_car_racing"}
+    names -= {"fast_car_racing.benchmark"}  # compares with EnvPool where that is installed
     needed = {module.split(".")[0] for name in names for module in imported(parse(name))}
     assert needed - set(sys.stdlib_module_names) <= ALLOWED_IN_FAST_CAR_RACING
 
