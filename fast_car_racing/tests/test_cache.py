@@ -94,8 +94,9 @@ def test_compiled_folder_is_read_though_it_cannot_be_written(tmp_path):
     assert "compiling in memory" in finish(start(tmp_path, other))
 
 
-@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-@pytest.mark.parametrize("content", [b"", b"damaged", None])
+@pytest.mark.parametrize(
+    ("suffix", "content"), [("nbi", b""), ("nbi", b"damaged"), ("nbc", b""), ("nbc", None)]
+)
 def test_damaged_file_is_compiled_again(tmp_path, suffix, content):
     finish(start(tmp_path))
     (file,) = tmp_path.rglob(f"*.{suffix}")
