@@ -24,6 +24,7 @@ from utils.search.evolution import (
 )
 
 TESTS = Path(__file__).parent
+TIMEOUT = 900.0  # seconds; one takes about 20 on 2 quiet cores
 
 
 def one_generation() -> dict[str, Any]:
@@ -60,24 +61,32 @@ def one_generation() -> dict[str, Any]:
     }
 
 
-def on_simulated_devices(count: int) -> dict[str, Any]:
-    """`one_generation` in a process with `count` simulated devices."""
+def start_on_simulated_devices(count: int) -> "subprocess.Popen[str]":
+    """Start `one_generation` in a process with `count` simulated devices."""
     program = "import json, test_devices; print(json.dumps(test_devices.one_generation()))"
     flags = f"--xla_force_host_platform_device_count={count}"
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", program],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": path},
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+
+
+def result_of(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """What the process printed."""
+    output, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, errors
+    return json.loads(output.splitlines()[-1])
 
 
 def test_four_devices_give_the_bits_of_one() -> None:
-    one, four = one_generation(), on_simulated_devices(4)
+    # Both in new processes that differ in nothing else: this one has the settings, threads and
+    # memory that the tests before left.
+    processes = [start_on_simulated_devices(count) for count in (1, 4)]
+    one, four = (result_of(process) for process in processes)
     assert (one["devices"], four["devices"]) == (1, 4)
     assert four["shared"], "the generation was not compiled for four devices"
     assert one["different returns"] == 32
