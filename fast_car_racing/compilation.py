@@ -27,7 +27,7 @@ from numba.core.registry import cpu_target
 from numba.misc.appdirs import AppDirs
 
 try:
-    from fcntl import LOCK_EX, flock
+    from fcntl import LOCK_EX, LOCK_UN, flock
 except ImportError:  # Windows: processes that start together each compile
     flock = None
 
@@ -129,6 +129,8 @@ class _Cache(FunctionCache):
                 file = self._lock.enter_context((Path(self.cache_path) / "lock").open("a"))
                 if flock is not None:
                     flock(file, LOCK_EX)
+                    # Closing is not enough: a child forked meanwhile has the open file, too.
+                    self._lock.callback(flock, file, LOCK_UN)
             found = self._load(sig, target_context)
             if found is None and not os.access(self.cache_path, os.W_OK):
                 _report_no_cache()
