@@ -1,7 +1,6 @@
-"""Machines and shells that differ from the usual: quotas, missing devices, closed outputs."""
+"""Machines that differ from the usual: a notebook's variables, missing devices, little memory."""
 
 import importlib
-import math
 import os
 import signal
 import subprocess
@@ -16,10 +15,8 @@ import pytest
 from scripts import Workshop
 
 from utils import runtime
-from utils.cpus import cgroup_quota
 from utils.data.episodes import Episode
 from utils.errors import UserError
-from utils.runtime import default_workers
 from utils.viz.video import Replay, write_video
 
 ROOT = Path(__file__).parents[1]
@@ -34,97 +31,6 @@ def run_python(code: str, *arguments: str, **environment: str) -> subprocess.Com
         timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
-
-
-# --- CPU quotas -----------------------------------------------------------------------------------
-
-
-def machine(root: Path, groups: str, **files: str) -> Path:
-    """A root folder with /proc/self/cgroup and files below /sys/fs/cgroup."""
-    texts = {"proc/self/cgroup": groups}
-    texts |= {"sys/fs/cgroup/" + name: text for name, text in files.items()}
-    for name, text in texts.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text + "\n")
-    return root
-
-
-V1 = "9:name=systemd:/\n4:cpu,cpuacct:/docker/ab\n0::/"
-
-
-@pytest.mark.parametrize(
-    "groups, files, expected",
-    [
-        # Version 2, in a container: its own group is the root.
-        ("0::/", {"cpu.max": "200000 100000"}, 2.0),
-        ("0::/", {"cpu.max": "max 100000"}, math.inf),
-        ("0::/", {"cpu.max": "50000 100000"}, 0.5),
-        # A systemd service: a parent's limit counts too, the smallest applies.
-        (
-            "0::/user.slice/run.service",
-            {
-                "user.slice/cpu.max": "300000 100000",
-                "user.slice/run.service/cpu.max": "400000 100000",
-            },
-            3.0,
-        ),
-        # Version 1: the group as the host names it, mounted as the root, or with its whole path.
-        (V1, {"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}, 1.5),
-        (
-            V1,
-            {
-                "cpu/docker/ab/cpu.cfs_quota_us": "250000",
-                "cpu/docker/ab/cpu.cfs_period_us": "100000",
-                "cpu/cpu.cfs_quota_us": "-1",
-                "cpu/cpu.cfs_period_us": "100000",
-            },
-            2.5,
-        ),
-        (V1, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
-        # Groups of other controllers, no files, and files that say nothing.
-        ("4:cpuset,memory:/\n0::/", {"cpu.max": ""}, math.inf),
-        (V1, {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "0"}, math.inf),
-    ],
-)
-def test_quota_of_the_cgroups(
-    tmp_path: Path, groups: str, files: dict[str, str], expected: float
-) -> None:
-    assert cgroup_quota(machine(tmp_path, groups, **files)) == expected
-
-
-def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
-    assert cgroup_quota(tmp_path) == math.inf
-
-
-@pytest.mark.parametrize(
-    "cores, quota, variable, expected",
-    [
-        (64, "200000 100000", None, 2),
-        (64, "250000 100000", None, 3),  # half a CPU more is of use to a third worker
-        (64, "10000 100000", None, 1),
-        (4, "max 100000", None, 4),
-        (4, "800000 100000", None, 4),
-        (64, "800000 100000", "3", 3),
-        (64, "200000 100000", "3", 2),
-        (4, "max 100000", "16", 4),
-        (4, "max 100000", "0", 1),
-        (4, "max 100000", "default", 4),
-        (4, "max 100000", "", 4),
-    ],
-)
-def test_workers_are_the_least_of_affinity_quota_and_variable(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    cores: int,
-    quota: str,
-    variable: str | None,
-    expected: int,
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
-    monkeypatch.delenv("PYTHON_CPU_COUNT", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("PYTHON_CPU_COUNT", variable)
-    assert default_workers(machine(tmp_path, "0::/", **{"cpu.max": quota})) == expected
 
 
 # --- matplotlib's variables and files -------------------------------------------------------------
@@ -175,86 +81,6 @@ def test_a_backend_that_can_be_used_is_kept_for_the_user(before: str) -> None:
     code = before + "import utils.viz, matplotlib; print(matplotlib.get_backend())"
     done = run_python(code, MPLBACKEND="svg")
     assert done.stdout.split() == ["pdf" if before else "svg"], done.stderr
-
-
-# --- output that cannot be written ----------------------------------------------------------------
-
-# It prints, works on, and prints again: a file says that its work was done.
-WORK = r"""
-import sys
-from pathlib import Path
-from utils import runtime
-from utils.settings import CommonSettings, parse
-
-def main(settings):
-    for _ in range(2000):
-        print("841 \xb1 30 \u2026")
-    with runtime.progress(1, "step") as bar:
-        bar.update()
-    sys.stdout.flush()
-    (settings.run_dir / "done").write_text("all")
-    print("done")
-
-runtime.run(main, parse(CommonSettings, "\xb1", {}))
-"""
-
-
-def work_in_shell(folder: Path, redirect: str, **environment: str) -> tuple[int, bytes, str]:
-    """Exit code of WORK whose outputs a shell redirects, and what it wrote to both."""
-    program = f'"{sys.executable}" -c "$WORK" --run-dir "{folder}"'
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {program} {redirect}"],
-        capture_output=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "WORK": WORK, **environment},
-    )
-    return done.returncode, done.stdout, done.stderr.decode()
-
-
-@pytest.mark.parametrize(
-    "redirect, said",
-    [
-        (">&-", ""),
-        ("2>&-", ""),
-        (">&- 2>&- <&-", ""),
-        (">/dev/full", "standard output cannot be written: No space left on device"),
-        (">/dev/full 2>/dev/full", ""),
-        ("2>/dev/full", ""),
-        ("| head -n 1", ""),
-        ("2>&1 | head -c 1", ""),
-    ],
-)
-def test_printing_never_decides_how_a_run_ends(tmp_path: Path, redirect: str, said: str) -> None:
-    code, _, errors = work_in_shell(tmp_path, redirect)
-    assert code == 0, errors
-    assert (tmp_path / "done").read_text() == "all"  # what is printed is in no other file either
-    lines = [line for line in errors.replace("\r", "\n").splitlines() if line.strip()]
-    assert [line for line in lines if "step" not in line] == [said] * bool(said)
-
-
-def test_letters_that_an_encoding_lacks_are_written_as_escapes(tmp_path: Path) -> None:
-    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    code, output, errors = work_in_shell(tmp_path, "", **ascii_only)
-    assert code == 0, errors
-    assert output.splitlines()[0] == rb"841 \xb1 30 \u2026" and output.endswith(b"done\n")
-    code, output, errors = work_in_shell(tmp_path, "--help", **ascii_only)
-    assert code == 0 and rb"\xb1" in output, errors
-
-
-def test_files_opened_later_never_get_the_number_of_a_closed_output(tmp_path: Path) -> None:
-    code = """
-import os, subprocess, sys
-from utils.output import protect_output
-protect_output()
-file = open(sys.argv[1], "w")
-assert file.fileno() > 2
-os.system("echo from a child")
-file.write("data")
-"""
-    command = f'"{sys.executable}" -c "$CODE" "{tmp_path / "file"}" >&- 2>&- <&-'
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CODE": code}
-    assert subprocess.run(["bash", "-c", command], env=environment).returncode == 0
-    assert (tmp_path / "file").read_text() == "data"
 
 
 # --- devices and memory ---------------------------------------------------------------------------
