@@ -1,4 +1,7 @@
-"""The command line: flags and presets in this process; exit codes and Ctrl-C in a shell."""
+"""The command line: flags and presets in this process; exit codes and Ctrl-C in a shell.
+
+Over 300 lines: all cases share the tiny scripts and their folders.
+"""
 
 import dataclasses
 import importlib

@@ -1,4 +1,7 @@
-"""Checkpoints: when a training resumes or begins, and which files are refused."""
+"""Checkpoints: when a training resumes or begins, and which files are refused.
+
+Over 300 lines: all cases share one set of tiny checkpoints.
+"""
 
 import dataclasses
 import hashlib

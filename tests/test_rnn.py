@@ -1,4 +1,7 @@
-"""M against float64 NumPy and SciPy: LSTM, mixture, temperature, losses, carried state."""
+"""M against float64 NumPy and SciPy: LSTM, mixture, temperature, losses, carried state.
+
+Over 300 lines: all cases share the float64 references of M.
+"""
 
 import equinox as eqx
 import jax
