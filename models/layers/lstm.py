@@ -36,8 +36,8 @@ class Gates(NamedTuple):
 class LSTMCell(eqx.Module):
     """An LSTM layer. Its weights' columns: input gate, forget gate, candidate, output gate."""
 
-    weight_ih: Float[Array, "inputs 4*hidden"]
-    bias: Float[Array, " 4*hidden"]
+    weight_ih: Float[Array, "inputs gates"]
+    bias: Float[Array, " gates"]
     weight_hh: Float[Array, "hidden gates"]
 
     def __init__(
