@@ -263,9 +263,9 @@ def test_the_menu_through_a_pipe(tmp_path: Path) -> None:
     assert menu == [
         "1 Random (Brownian noise)",
         "2 Iterative (current agent + exploration noise)",
-        "3 Recovery (scripted driver, knocked off its line)",
+        "3 Recovery (scripted driver, pushed off its line)",
         "4 Aggressive (scripted driver, too fast for the corners)",
-        "5 On-policy (current agent as it is)",
+        "5 On-policy (current agent without noise)",
         "0 Exit",
     ]
     for nonsense in ("7", "x"):

@@ -44,7 +44,15 @@ def test_help_names_the_command_that_runs_it(name: str, tmp_path: Path) -> None:
 
 def commands_of(target: str, *variables: str, folder: Path = ROOT) -> list[list[str]]:
     """The commands of a make target, each split into words as a shell splits them."""
-    command = ["make", "--dry-run", "-f", str(ROOT / "Makefile"), target, *variables]
+    command = [
+        "make",
+        "--no-print-directory",
+        "--dry-run",
+        "-f",
+        str(ROOT / "Makefile"),
+        target,
+        *variables,
+    ]
     shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     lines = shown.replace("\\\n", " ").splitlines()
     return [shlex.split(line) for line in lines]

@@ -218,7 +218,7 @@ def write_median_video(
 ) -> None:
     """Write a video of the drive with the median score."""
     median = sorted(plain, key=lambda trace: trace.result.score)[len(plain) // 2]
-    episode = read_episode(episode_path(output, median.outcome.track))
+    episode = read_episode(episode_path(output, median.result.track))
     shown = replay(agent.vae, agent.rnn, episode, settings.video_from)
     write_webp(output / "video.webp", episode, shown, settings.video_seconds)
 
