@@ -56,7 +56,7 @@ from utils.viz.figures import plot_curves
 class Settings(CommonSettings):
     """The flags of this step."""
 
-    searches: int = setting(16, "searches, one after another, each from the same start", minimum=1)
+    searches: int = setting(4, "searches, one after another, each from the same start", minimum=1)
     continue_searches: int = setting(
         4, "searches after M has been trained on more episodes", minimum=1
     )
@@ -128,7 +128,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "continue_generations": 30,
         "validation_tracks": 16,
     },
-    "paper": {"searches": 64, "continue_searches": 16},
+    "paper": {"searches": 16, "continue_searches": 16},
 }
 
 
