@@ -58,8 +58,8 @@ def test_dreamed_returns_match_a_loop_over_steps(agent: Agent) -> None:
                 foreseen = foresee(agent.rnn, memory[0], seen)
                 total += alive * ((1 - foreseen.end) * foreseen.reward - 100 * foreseen.end)
                 alive *= 1 - foreseen.end
-                luck = (noise.choice[dream, step], noise.normal[dream, step])
-                seen = sample(foreseen, *map(np.asarray, luck), temperature)
+                drawn = (noise.choice[dream, step], noise.normal[dream, step])
+                seen = sample(foreseen, *map(np.asarray, drawn), temperature)
             assert returns[moment, dream] == pytest.approx(total, rel=1e-3, abs=1e-2)
 
 

@@ -42,8 +42,8 @@ def agents() -> dict[int, AgentFiles]:
 
 
 def outcome(name: int, track: int) -> DriveResult:
-    luck = np.random.default_rng([name, track]).normal(0, 5)
-    return DriveResult(track, TRUE[name] + luck, 900, TRUE[name] > 850, False)
+    noise = np.random.default_rng([name, track]).normal(0, 5)
+    return DriveResult(track, TRUE[name] + noise, 900, TRUE[name] > 850, False)
 
 
 class Drives:
