@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.io.npz import CorruptFileError, CorruptFileLog
+from utils.runtime import progress
+
 ROOT = Path(__file__).parents[1]
 
 # It prints, works on, and prints again: a file says that its work was done.
@@ -85,3 +88,16 @@ file.write("data")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CODE": code}
     assert subprocess.run(["bash", "-c", command], env=environment).returncode == 0
     assert (tmp_path / "file").read_text() == "data"
+
+
+def test_a_message_has_a_line_of_its_own_beside_a_progress_bar(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read(path: Path) -> None:
+        raise CorruptFileError(path, "truncated")
+
+    with progress(10, "file"):
+        CorruptFileLog(30, "left out").read_all([Path("a.npz")], read)
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert "left out: a.npz: truncated" in lines
+    assert "1 of 30 files left out" in lines

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
 from utils.errors import UserError, write_errors
 
 LOCK_NAME = ".lock"
@@ -55,7 +57,7 @@ def _warn_once(path: Path, error: OSError) -> None:
     # The workers of a run stay silent: the run itself locks its folder before it starts them.
     if not _warned and multiprocessing.parent_process() is None:
         _warned.append(error)
-        print(
+        tqdm.write(
             f"warning: the file system of {path.parent} lacks flock or fsync ({error.strerror}). "
             f"Without flock, the file {OWNER_NAME} there keeps a second run out; without fsync, a "
             "power cut can damage new files. A local folder avoids both",

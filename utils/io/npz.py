@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.io.files import READ_ERRORS, open_regular, write_atomically
@@ -165,6 +166,8 @@ def _read_member(
 class CorruptFileLog:
     """Names each corrupt file on stderr once, and raises UserError if there are too many.
 
+    The lines are printed above the progress bars.
+
     Args:
         files: number of files in total.
         consequence: what happens to a corrupt file, as in "left out"; part of the message.
@@ -185,11 +188,11 @@ class CorruptFileLog:
                 results.append(read(item))
             except CorruptFileError as error:
                 if error.path not in self.corrupt:
-                    print(f"{self.consequence}: {error}", file=sys.stderr)
+                    tqdm.write(f"{self.consequence}: {error}", sys.stderr)
                 self.corrupt[error.path] = error
         count = len(self.corrupt)
         if count > known:
-            print(f"{count} of {self.files} files {self.consequence}", file=sys.stderr)
+            tqdm.write(f"{count} of {self.files} files {self.consequence}", sys.stderr)
         if count > max(1, self.max_corrupt_share * self.files):
             first = next(iter(self.corrupt.values()))
             raise UserError(f"{count} of {self.files} files are damaged; first {first}")
