@@ -126,9 +126,10 @@ def test_without_flock_a_second_run_is_refused_until_the_first_is_gone(
     last = errors.splitlines()[-1]
     assert f"{tmp_path} is in use by process {first.pid}" in last and ".lock.owner" in last
     first.kill()
-    first.communicate()
+    assert first.stdout is not None and first.stdout.read() == ""  # it has ended: a zombie now
     assert (tmp_path / ".lock.owner").exists()  # what a killed run leaves keeps nobody out
     code, errors = finish(start(tmp_path, stub, **no_flock))
+    first.communicate()
     assert code == 0, errors
     assert not list(tmp_path.glob(".lock.owner*"))
 

@@ -152,7 +152,9 @@ def _remove_stale(path: Path, folder: Path) -> None:
 def _start(pid: int) -> str:
     """When a process started, as the kernel counts; "ended" where there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A killed process stays a zombie until its parent waits; in a container that may be never.
+        return "ended" if state in ("Z", "X") else numbers[18]
     except OSError:
         pass
     try:
