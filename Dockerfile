@@ -37,6 +37,8 @@ WORKDIR /app
 COPY requirements.txt Makefile ./
 RUN make /opt/venv/installed \
     && /opt/venv/bin/python -m pip install --no-cache-dir "${JAX}" \
+    # evosax requires flax, and flax these: 94 MB that only its checkpoints would use.
+    && /opt/venv/bin/python -m pip uninstall --yes tensorstore orbax-checkpoint uvloop \
     && rm -rf /root/.cache
 
 # --chown: numba stores the compiled drawing beside the code.
