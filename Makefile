@@ -35,7 +35,8 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-$(VENV)/installed-test: requirements/test.txt requirements/dask.txt $(VENV)/installed
+$(VENV)/installed-test: requirements/test.txt requirements/dask.txt requirements/hub.txt \
+		$(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements/test.txt
 	touch $@
 

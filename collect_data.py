@@ -25,7 +25,7 @@ from utils.io.files import locked
 from utils.io.records import timed
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers, progress
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import ReaderSettings, parse, setting
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
 from utils.sim.rollouts import drive_all, package_versions
 from utils.sim.tasks import DriveTask
@@ -40,7 +40,7 @@ MENU = {
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(ReaderSettings):
     """The flags of this script."""
 
     mode: str | None = setting(None, "driving mode; by default a menu asks for it", choices=MODES)

@@ -30,14 +30,15 @@ from utils.data.episodes import (
 from utils.data.prefetch import READER_THREADS, read_ahead
 from utils.io.checkpoints import load_vae
 from utils.io.files import locked, sha256_of
+from utils.io.hub import fetch_run_folder
 from utils.io.npz import CorruptFileLog, write_arrays
 from utils.io.records import timed
 from utils.runtime import default_workers, describe_device, progress
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import ReaderSettings, parse, setting
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(ReaderSettings):
     """The flags of this script."""
 
     batch: int = setting(
@@ -95,8 +96,8 @@ def is_current(
 def main(settings: Settings) -> None:
     """Encode new and stale episodes; remove latents whose episode no longer exists."""
     print(describe_device())
-    header, vae = load_vae(settings.run_dir / "vae.eqx")
-    vae_sha256 = sha256_of(settings.run_dir / "vae.eqx")
+    path = fetch_run_folder(settings.run_dir) / "vae.eqx"
+    (header, vae), vae_sha256 = load_vae(path), sha256_of(path)
     with locked(settings.data_dir), timed(settings.data_dir, "process_data"):
         episodes = scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA)
         # Any number of them may be damaged: those are encoded again.

@@ -22,10 +22,11 @@ from utils.data.episodes import read_episode
 from utils.data.splits import SPLITS
 from utils.errors import UserError
 from utils.io.files import locked, write_json
+from utils.io.hub import require_local
 from utils.io.records import append_record, timed
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers, describe_device, format_number, progress
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import ReaderSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
 from utils.sim.rollouts import drive_all, package_versions
@@ -34,7 +35,7 @@ from utils.viz.video import replay, write_grid, write_plot, write_video
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(ReaderSettings):
     """The flags of this script."""
 
     split: str = setting("test", "the tracks to drive", choices=tuple(SPLITS))
@@ -115,7 +116,7 @@ def describe(name: str, summary: dict[str, Any]) -> str:
 def main(settings: Settings) -> None:
     """Evaluate the agent and write the results."""
     print(describe_device())
-    output = settings.output_dir or settings.run_dir
+    output = settings.output_dir or require_local(settings.run_dir, "--output-dir")
     files = find_agent(settings.run_dir, "test_agent.py")
     agent = Agent.load(files)
     with locked(output), timed(output, "test_agent"):

@@ -29,6 +29,7 @@ from utils.data.start_states import StartStates, build_start_states, load_start_
 from utils.errors import UserError
 from utils.io.checkpoints import load_rnn, load_vae, read_header
 from utils.io.files import sha256_of
+from utils.io.hub import fetch_run_folder
 from utils.io.run_folder import check_compatible
 
 DECODE_BATCH = 64  # frames; the decoder's activations take about 1 MB per frame
@@ -111,7 +112,7 @@ def load_dream(
     """Load the dream of a run folder.
 
     Args:
-        run_dir: folder with vae.eqx, rnn.eqx and starts.eqx.
+        run_dir: folder with vae.eqx, rnn.eqx and starts.eqx, or hf://OWNER/NAME on the Hub.
         data_dir: take the start states from its latents/ instead of starts.eqx.
         observation: "latent" for [z, h], float32 (latent + hidden,), or "pixels" for frames,
             uint8 (64, 64, 3).
@@ -129,8 +130,9 @@ def load_dream(
     for name, share in (("reset_share", reset_share), ("on_policy_share", on_policy_share)):
         if not 0 <= share <= 1:
             raise ValueError(f"{name} must be between 0 and 1, not {share}")
-    vae, rnn = load_vae_and_rnn(Path(run_dir))
-    starts = load_starts(Path(run_dir), rnn, None if data_dir is None else Path(data_dir))
+    run_dir = fetch_run_folder(run_dir)
+    vae, rnn = load_vae_and_rnn(run_dir)
+    starts = load_starts(run_dir, rnn, None if data_dir is None else Path(data_dir))
     numbers = (temperature, reset_share, on_policy_share)
     dream = Dream(vae, rnn, starts, *map(jnp.float32, numbers), observation)
     return jax.tree.map(jnp.asarray, dream)  # moved to the device once
@@ -170,8 +172,9 @@ class DreamCarRacing(gymnasium.Env):
     def __init__(self, run_dir: str | Path, render_mode: str | None = None, **arguments: Any):
         # In a forked process the error waits for reset(): gymnasium's AsyncVectorEnv then reports
         # it, where an error in a worker's constructor would only break its pipe.
+        run_dir = fetch_run_folder(run_dir)
         self.dream = None if was_forked() else load_dream(run_dir, **arguments)
-        sizes = read_header(Path(run_dir) / "rnn.eqx").sizes
+        sizes = read_header(run_dir / "rnn.eqx").sizes
         self.observation_space = observation_space(arguments.get("observation", "latent"), sizes)
         self.action_space = ACTION_SPACE
         self.render_mode = render_mode

@@ -18,6 +18,7 @@ from envs.checks import (
 )
 from envs.dream import load_vae_and_rnn
 from utils.io.checkpoints import read_header
+from utils.io.hub import fetch_run_folder
 from utils.sim.agent import encode, update_memory
 from utils.sim.env import make_environment, resize_frame
 
@@ -26,7 +27,7 @@ class RealCarRacing(gymnasium.Env):
     """CarRacing-v3 with the observations and actions of `DreamCarRacing`.
 
     Args:
-        run_dir: folder with vae.eqx and rnn.eqx.
+        run_dir: folder with vae.eqx and rnn.eqx, or hf://OWNER/NAME on the Hub.
         observation: "latent" for [z, h], where z is V's mu, or "pixels" for the 64×64 frame.
         env: "fast" or "gymnasium", which draw the same frames.
 
@@ -43,11 +44,12 @@ class RealCarRacing(gymnasium.Env):
         render_mode: str | None = None,
     ):
         check_observation(observation)
+        run_dir = fetch_run_folder(run_dir)
         # See DreamCarRacing: in a forked process the error waits for reset().
-        self.models = None if was_forked() else load_vae_and_rnn(Path(run_dir))
+        self.models = None if was_forked() else load_vae_and_rnn(run_dir)
         self.environment = make_environment(env, render_mode)
         self.observation = observation
-        sizes = read_header(Path(run_dir) / "rnn.eqx").sizes
+        sizes = read_header(run_dir / "rnn.eqx").sizes
         self.observation_space = observation_space(observation, sizes)
         self.action_space = ACTION_SPACE
         self.render_mode = render_mode

@@ -16,10 +16,11 @@ import numpy as np
 
 from models.controller import Controller
 from utils.io.checkpoints import load_controller, read_header
+from utils.io.hub import fetch_run_folder
 
 
 def drive(
-    run_dir: str, controller: Controller, temperature: float, dreams: int, steps: int
+    run_dir: Path, controller: Controller, temperature: float, dreams: int, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns in points, and whether each dream failed: arrays of shape (dreams,)."""
     envs = gymnasium.make_vec(
@@ -32,7 +33,7 @@ def drive(
     )
     act = jax.jit(lambda z, hidden: controller(z, hidden))
     observation, _ = envs.reset(seed=0)  # the same start states at every temperature
-    latent = read_header(Path(run_dir) / "rnn.eqx").sizes["latent"]
+    latent = read_header(run_dir / "rnn.eqx").sizes["latent"]
     returns, failed = np.zeros(dreams), np.zeros(dreams, bool)
     for _ in range(steps):
         actions = np.asarray(act(observation[:, :latent], observation[:, latent:]))
@@ -55,9 +56,10 @@ def main() -> None:
     parser.add_argument("--dreams", type=int, default=256, help="dreams per temperature (256)")
     parser.add_argument("--steps", type=int, default=200, help="steps of a dream (200)")
     flags = parser.parse_args()
-    _, controller = load_controller(Path(flags.run_dir) / "controller.eqx")
+    run_dir = fetch_run_folder(flags.run_dir)
+    _, controller = load_controller(run_dir / "controller.eqx")
     for temperature in flags.temperatures:
-        returns, failed = drive(flags.run_dir, controller, temperature, flags.dreams, flags.steps)
+        returns, failed = drive(run_dir, controller, temperature, flags.dreams, flags.steps)
         print(
             f"temperature {temperature:.2f}: return {returns.mean():.0f} ± {returns.std():.0f}, "
             f"{failed.mean():.0%} failed"

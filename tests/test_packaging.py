@@ -24,6 +24,7 @@ FILES = {
     "test": ("test",),
     "lint": ("lint",),
     "dask": ("dask",),
+    "hub": ("hub",),
     "extras": ("minari", "notebook", "learn"),
     "faults": ("faults", "test"),
     "benchmarks": ("benchmarks",),

@@ -36,9 +36,10 @@ from utils.data.episodes import ZOOM_STEPS, Episode
 from utils.data.splits import VALIDATION
 from utils.errors import UserError
 from utils.io.files import locked, write_atomically, write_json
+from utils.io.hub import require_local
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import describe_device, progress
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import ReaderSettings, parse, setting
 from utils.sim.agent import Agent, encode
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS, drive_episode, make_environment
 from utils.sim.rollouts import make_driver
@@ -59,7 +60,7 @@ DRIVERS = (
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(ReaderSettings):
     """The flags of this script."""
 
     output_dir: Path | None = setting(None, "folder of the page, by default RUN_DIR/dream")
@@ -139,7 +140,7 @@ class Bundle:
 def main(settings: Settings) -> None:
     """Export the page, and open it with --open."""
     print(describe_device())
-    output = settings.output_dir or settings.run_dir / "dream"
+    output = settings.output_dir or require_local(settings.run_dir, "--output-dir") / "dream"
     files = find_agent(settings.run_dir, "tools.export_web")
     agent = Agent.load(files)
     if not isinstance(agent.rnn.cell, LSTMCell):

@@ -32,7 +32,7 @@ from utils.data.start_states import (
 from utils.io import checkpoints
 from utils.io.files import locked, sha256_of
 from utils.io.run_folder import AgentFiles, check_compatible, find_agent
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import ReaderSettings, parse, setting
 from utils.sim.agent import Agent
 
 LOADERS = {
@@ -43,7 +43,7 @@ LOADERS = {
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(ReaderSettings):
     """The flags of this script."""
 
     output_dir: Path = setting(Path("pretrained"), "folder of the copies")
@@ -92,7 +92,7 @@ def start_states_of(
 
     None if the run has no starts.eqx and there are no latents.
     """
-    path = settings.run_dir / "starts.eqx"
+    path = files.rnn.with_name("starts.eqx")
     if path.exists():
         header, states = load_start_states(path, agent.rnn)
         check_compatible(path, header.inputs, "rnn", files.rnn)

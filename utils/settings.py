@@ -23,7 +23,8 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
         metadata: `choices=(...)` restricts the values; `minimum=` and `maximum=` bound a number;
             `old_name="..."` is a flag of an earlier version that still works;
             `changes_result=False` keeps a setting that does not affect the model out of
-            checkpoints; `size=True` is a constructor argument, recorded among their sizes.
+            checkpoints; `size=True` is a constructor argument, recorded among their sizes;
+            `positional=True` is a required argument without a flag.
     """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
@@ -36,6 +37,16 @@ class CommonSettings:
     run_dir: Path = setting(Path("runs/default"), "folder of the models, metrics and figures")
     seed: int = setting(0, "random seed of this script", minimum=0, maximum=2**32 - 1)
     debug: bool = setting(False, "show the traceback of an error")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderSettings(CommonSettings):
+    """The flags of a script that reads its run folder, which may be on the Hugging Face Hub."""
+
+    run_dir: Path = setting(
+        Path("runs/default"),
+        "folder of the models, metrics and figures, or hf://OWNER/NAME on the Hugging Face Hub",
+    )
 
 
 SettingsT = TypeVar("SettingsT", bound=CommonSettings)
@@ -74,7 +85,16 @@ def parse(
         _add_flag(parser, field, types[field.name])
     values = vars(parser.parse_args(arguments))
     del values["preset"]
+    if on_hub(values["run_dir"]) and not issubclass(settings_class, ReaderSettings):
+        name = str(values["run_dir"]).removeprefix("hf:").lstrip("/")
+        remedy = f"download it with python -m tools.hub pull {name} --run-dir FOLDER"
+        parser.exit(2, f"{parser.prog}: --run-dir must be a local folder here; {remedy}\n")
     return settings_class(**values)
+
+
+def on_hub(run_dir: str | Path) -> bool:
+    """Whether a run folder is hf://OWNER/NAME, which a Path shortens to hf:/OWNER/NAME."""
+    return str(run_dir).startswith("hf:/")
 
 
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: Any) -> None:
@@ -90,6 +110,9 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: A
         return
     options = [option for option in typing.get_args(kind) if option is not type(None)]
     convert = _bounded(options[0] if options else kind, field.metadata)
+    if field.metadata.get("positional"):
+        parser.add_argument(field.name, choices=field.metadata.get("choices"), help=text)
+        return
     shown = "none" if default is None else default
     parser.add_argument(
         flag,

@@ -48,10 +48,11 @@ from utils.data.splits import VALIDATION
 from utils.data.start_states import dream_states_at
 from utils.io.checkpoints import read_header
 from utils.io.files import locked, write_json
+from utils.io.hub import require_local
 from utils.io.records import timed
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers, describe_device, progress
-from utils.settings import CommonSettings, parse, setting
+from utils.settings import ReaderSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
 from utils.sim.rollouts import package_versions
@@ -61,7 +62,7 @@ from utils.viz.video import encode_frames, replay, write_webp
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(ReaderSettings):
     """The flags of this script."""
 
     episodes: int = setting(32, "tracks to drive, each seven times", minimum=1)
@@ -106,7 +107,7 @@ PUSHES = (
 def main(settings: Settings) -> None:
     """Drive, dream, and write figures and numbers."""
     print(describe_device())
-    output = settings.output_dir or settings.run_dir
+    output = settings.output_dir or require_local(settings.run_dir, "--output-dir")
     files = find_agent(settings.run_dir, "tools.analysis")
     agent = Agent.load(files)
     with locked(output), timed(output, "analysis"):

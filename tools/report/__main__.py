@@ -21,11 +21,12 @@ from tools.report.run_record import RunRecord
 from utils import runtime
 from utils.errors import UserError
 from utils.io.files import write_atomically
-from utils.settings import CommonSettings, parse, setting
+from utils.io.hub import fetch_run_folder, require_local
+from utils.settings import ReaderSettings, parse, setting
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(ReaderSettings):
     """The flags of this script."""
 
     output: Path | None = setting(None, "file of the page, by default report.html in --run-dir")
@@ -39,16 +40,17 @@ SECTIONS = (glance, drive, scores, dreams, evolution, memory, vision, data, mode
 
 def main(settings: Settings) -> None:
     """Read the run and write the page."""
-    if not settings.run_dir.is_dir():
-        raise UserError(f"{settings.run_dir} is missing: run the six scripts, or set --run-dir")
-    run = RunRecord.load(settings.run_dir, settings.data_dir, settings.video_mb)
+    output = settings.output or require_local(settings.run_dir, "--output") / "report.html"
+    run_dir = fetch_run_folder(settings.run_dir)
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir} is missing: run the six scripts, or set --run-dir")
+    run = RunRecord.load(run_dir, settings.data_dir, settings.video_mb)
     day = datetime.date.today().strftime("%-d %B %Y")
     text = page(
-        f"World model “{run.name}”",
+        f"World model “{settings.run_dir.resolve().name}”",
         f"A car that learned to drive in its own dream. CarRacing-v3 · {day}",
         [section(run) for section in SECTIONS],
     )
-    output = settings.output or settings.run_dir / "report.html"
     write_atomically(output, lambda file: file.write(text.encode()))
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 

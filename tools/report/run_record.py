@@ -58,12 +58,7 @@ class RunRecord:
         models = {name: LOADERS[name](path) for name, path in paths.items() if path.exists()}
         entries = scan_files(data_dir / "rollouts", EPISODE_SCHEMA)
         drives = [_drive_of(entry) for entry in entries]
-        return cls(folder, data_dir, models, drives, _read_evaluation(folder), video_mb)
-
-    @property
-    def name(self) -> str:
-        """Name of the run folder."""
-        return self.folder.resolve().name
+        return cls(folder, data_dir, models, drives, read_evaluation(folder), video_mb)
 
     def metrics(self, part: str) -> list[dict[str, Any]]:
         """The metrics of a training, a record for each evaluated step."""
@@ -87,7 +82,8 @@ def _drive_of(entry: EpisodeFile) -> RecordedDrive:
     )
 
 
-def _read_evaluation(folder: Path) -> dict[str, Any] | None:
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """The newest record of test_agent.py in a run folder. Raises UserError if it is damaged."""
     path = folder / "evaluation.json"
     if not path.exists():
         return None

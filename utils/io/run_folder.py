@@ -5,6 +5,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.io.files import sha256_of
+from utils.io.hub import fetch_run_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +27,11 @@ class AgentFiles:
 
 
 def find_agent(run_dir: Path, purpose: str) -> AgentFiles:
-    """The agent in a run folder. Raises UserError that names the missing model and its step."""
-    agent = AgentFiles.of_run(run_dir)
+    """The agent in a run folder, downloaded if that is on the Hugging Face Hub.
+
+    Raises UserError that names the missing model and its step.
+    """
+    agent = AgentFiles.of_run(fetch_run_folder(run_dir))
     steps = {"vae": "run_vae_training.py", "rnn": "train_rnn.py", "controller": "train_dream.py"}
     for part, script in steps.items():
         path = getattr(agent, part)
