@@ -1,4 +1,7 @@
-"""File systems without flock or fsync, simulated by a library that is loaded before libc."""
+"""File systems without flock or fsync: a library loaded before libc answers in their place.
+
+Loaded into the program behind a FUSE mount, it makes a real file system of that kind.
+"""
 
 import errno
 import os
@@ -7,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -132,6 +136,37 @@ def test_without_flock_a_second_run_is_refused_until_the_first_is_gone(
     first.communicate()
     assert code == 0, errors
     assert not list(tmp_path.glob(".lock.owner*"))
+
+
+@pytest.fixture
+def mount(tmp_path: Path, stub: Path) -> Iterator[Path]:
+    """A FUSE mount on which flock answers ENOLCK and fsync EINVAL."""
+    if shutil.which("bindfs") is None or not os.access("/dev/fuse", os.W_OK):
+        pytest.skip("a FUSE mount needs /dev/fuse, and: apt-get install bindfs")
+    below, mounted = tmp_path / "below", tmp_path / "mounted"
+    below.mkdir()
+    mounted.mkdir()
+    answers = {"FLOCK_ERRNO": f"{errno.ENOLCK}", "FSYNC_ERRNO": f"{errno.EINVAL}"}
+    subprocess.run(
+        ["bindfs", "--enable-lock-forwarding", "--multithreaded", below, mounted],
+        env={**os.environ, "LD_PRELOAD": str(stub), **answers},
+        check=True,
+    )
+    yield mounted
+    subprocess.run(["fusermount", "-u", mounted], check=True)
+
+
+def test_a_real_mount_without_flock_keeps_a_second_run_out(mount: Path, stub: Path) -> None:
+    with pytest.raises(OSError, match="No locks"), open(mount / "tried", "w") as file:
+        locks.fcntl.flock(file.fileno(), locks.fcntl.LOCK_EX)
+    (mount / "tried").unlink()
+    first = start(mount, stub)
+    wait_until_ready(first)
+    code, errors = finish(start(mount, stub))
+    assert code == 1 and f"{mount} is in use by process {first.pid}" in errors
+    code, errors = finish(first)
+    assert code == 0 and errors.count("\n") == 1 and errors.startswith("warning: ")
+    assert sorted(os.listdir(mount)) == [".lock", "a", "b"]
 
 
 # --- the owner file, in this process --------------------------------------------------------------
