@@ -31,6 +31,7 @@ from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
 from utils.sim.rollouts import drive_all, package_versions
 from utils.sim.tasks import DriveResult, DriveTask
+from utils.sim.workers import kept_workers
 from utils.viz.video import replay, write_grid, write_plot, write_video
 
 
@@ -139,6 +140,7 @@ def main(settings: Settings) -> None:
             raise failures[0]
 
 
+@kept_workers()
 def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, Any]:
     """Drive the tracks with the agent, and with the baseline if there is one."""
     first = settings.first_track

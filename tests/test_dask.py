@@ -12,6 +12,7 @@ from test_workers import (
     die_once,
     hang_once,
     is_running,
+    square,
     surroundings,
     wait_for,
 )
@@ -21,7 +22,7 @@ from utils.errors import UserError
 from utils.io.files import remove_orphans
 from utils.sim.rollouts import drive_all
 from utils.sim.tasks import DriveTask
-from utils.sim.workers import WORKER_ENVIRONMENT, run_tasks
+from utils.sim.workers import WORKER_ENVIRONMENT, kept_workers, run_tasks
 
 distributed = pytest.importorskip("distributed")
 
@@ -65,6 +66,24 @@ def test_a_task_whose_worker_always_dies_is_reported_by_name(tmp_path: Path, add
 def test_workers_have_one_thread_and_no_accelerator(address: str) -> None:
     [(_, seen)] = run_tasks(surroundings, [(0, "")], 1, cluster=address)
     assert seen == WORKER_ENVIRONMENT
+
+
+def test_a_block_of_calls_is_one_client(
+    tmp_path: Path, cluster: "distributed.LocalCluster", address: str
+) -> None:
+    def clients() -> set[str]:
+        return {name for name in cluster.scheduler.clients if name.startswith("Client-")}
+
+    before = clients()  # the cluster's own
+    with kept_workers():
+        during = []
+        for number in range(2):
+            task = number, str(tmp_path)
+            assert list(run_tasks(square, [task], 1, cluster=address)) == [(task, number**2)]
+            during.append(clients() - before)
+        assert during[0] == during[1] and len(during[0]) == 1
+        assert list(run_tasks(square, [(3, str(tmp_path))], 1)) == [((3, str(tmp_path)), 9)]
+    wait_for(lambda: clients() == before)
 
 
 def test_episodes_are_the_bytes_of_our_own_workers_though_one_is_killed(

@@ -17,10 +17,11 @@ from utils.data.splits import VALIDATION
 from utils.io.checkpoints import Header, save
 from utils.io.files import sha256_of
 from utils.io.run_folder import AgentFiles
-from utils.sim.agent import Agent, encode
+from utils.sim.agent import Agent, encode, policy_step
 from utils.sim.env import drive_episode, make_environment, resize_frame
 from utils.sim.rollouts import drive_all, make_driver, run_batch
 from utils.sim.tasks import CARS_PER_BATCH, DriveBatch, DriveTask, batch_tasks
+from utils.sim.workers import kept_workers
 
 
 @pytest.mark.parametrize("driver", ["scripted", "recovery", "random"])
@@ -48,28 +49,31 @@ def test_noise_follows_from_mode_seed_and_track(tmp_path: Path) -> None:
 SIZES = {"latent": 32, "hidden": 16, "components": 2}
 
 
+BEGUN = {"step": 1, "first": 0, "continued_from": ""}
+
+
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> AgentFiles:
     """An agent that does something else in every frame."""
     files = AgentFiles.of_run(tmp_path_factory.mktemp("agent"))
-    rng = np.random.default_rng(0)
-    features = SIZES["latent"] + SIZES["hidden"]
+    vae = random_model(lambda: ConvVAE(32, key=jax.random.key(0)), seed=1)
+    save(files.vae, Header("vae", {"latent": 32}, {}, {}, BEGUN), vae)
+    inputs = {"vae": sha256_of(files.vae)}
+    rnn = random_model(lambda: MDNRNN(**SIZES, key=jax.random.key(0)), seed=2)
+    save(files.rnn, Header("rnn", SIZES, {}, inputs, BEGUN), rnn)
+    save_controller(files, seed=0)
+    return files
+
+
+def save_controller(files: AgentFiles, seed: int) -> None:
+    """Write a random controller for the V and M of these files."""
+    features, rng = SIZES["latent"] + SIZES["hidden"], np.random.default_rng(seed)
     controller = jax.tree.map(
         lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), Controller(features)
     )
-    begun = {"step": 1, "first": 0, "continued_from": ""}
-    vae = random_model(lambda: ConvVAE(32, key=jax.random.key(0)), seed=1)
-    save(files.vae, Header("vae", {"latent": 32}, {}, {}, begun), vae)
-    inputs = {"vae": sha256_of(files.vae)}
-    rnn = random_model(lambda: MDNRNN(**SIZES, key=jax.random.key(0)), seed=2)
-    save(files.rnn, Header("rnn", SIZES, {}, inputs, begun), rnn)
-    inputs |= {"rnn": sha256_of(files.rnn)}
-    save(
-        files.controller,
-        Header("controller", {"features": features}, {}, inputs, begun),
-        controller,
-    )
-    return files
+    inputs = {"vae": sha256_of(files.vae), "rnn": sha256_of(files.rnn)}
+    header = Header("controller", {"features": features}, {}, inputs, BEGUN)
+    save(files.controller, header, controller)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -122,6 +126,44 @@ def test_an_episode_has_the_same_bytes_whatever_the_number_of_workers(
         scores[workers] = {task.track: outcome for task, outcome in drive_all(tasks, workers)}
     assert scores[1] == scores[3] and len(scores[1]) == 3
     assert digests(tmp_path / "1") == digests(tmp_path / "3")
+
+
+def test_kept_workers_drive_the_agent_that_the_files_hold_now(
+    tmp_path: Path, agent: AgentFiles
+) -> None:
+    files = AgentFiles.of_run(tmp_path)
+    for source, target in ((agent.vae, files.vae), (agent.rnn, files.rnn)):
+        target.write_bytes(source.read_bytes())
+
+    def drive(folder: str) -> dict[str, str]:
+        output = tmp_path / folder
+        tasks = [
+            DriveTask(track, "on-policy", 25, agent=files, output=output / f"{track}.npz")
+            for track in (7, 8)
+        ]
+        assert len(list(drive_all(tasks, workers=1))) == 2
+        return digests(output)
+
+    fresh, kept = [], []
+    for seed in (1, 2):
+        save_controller(files, seed)
+        fresh.append(drive(f"fresh{seed}"))
+    with kept_workers():
+        for seed in (1, 2):
+            save_controller(files, seed)
+            kept.append(drive(f"kept{seed}"))
+    assert fresh[0] != fresh[1]
+    assert kept == fresh
+
+
+def test_agents_of_the_same_sizes_are_compiled_once(tmp_path: Path, agent: AgentFiles) -> None:
+    files = dataclasses.replace(agent, controller=tmp_path / "controller.eqx")
+    run_batch(DriveBatch((DriveTask(7, "on-policy", 2, agent=agent),)))
+    compiled = policy_step._cache_size()
+    for seed in (1, 2):
+        save_controller(files, seed)
+        run_batch(DriveBatch((DriveTask(7, "on-policy", 2, agent=files),)))
+    assert policy_step._cache_size() == compiled > 0
 
 
 def test_more_tasks_than_workers_fill_the_batches(agent: AgentFiles) -> None:

@@ -1,5 +1,6 @@
 """Worker processes that die, hang, raise or lose their parent, with real processes."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ from pebble import ProcessPool
 
 from utils.errors import UserError
 from utils.runtime import default_workers
-from utils.sim.workers import MAX_ATTEMPTS, WORKER_ENVIRONMENT, run_tasks
+from utils.sim.workers import MAX_ATTEMPTS, WORKER_ENVIRONMENT, kept_workers, run_tasks
 
 ROOT = Path(__file__).parents[1]
 Task = tuple[int, str]  # a number, and a file or folder that workers leave their traces in
@@ -65,6 +66,23 @@ def complain(task: Task) -> int:
 
 def surroundings(task: Task) -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+
+
+def die_once_then_surroundings(task: Task) -> dict[str, str | None]:
+    if note(task[1], task[0]) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return surroundings(task)
+
+
+def process(task: Task) -> int:
+    """The worker's process, after a while in which the other workers get a task, too."""
+    time.sleep(0.3)
+    return os.getpid()
+
+
+def processes(workers: int) -> set[int]:
+    """The processes that do four tasks."""
+    return {result for _, result in run_tasks(process, [(n, "") for n in range(4)], workers)}
 
 
 def sleep_long(task: Task) -> None:
@@ -158,8 +176,64 @@ def test_workers_end_and_the_environment_is_restored_when_the_loop_is_left(tmp_p
     assert not attempts(tmp_path, 99)
 
 
+def test_workers_are_kept_until_the_end_of_the_outermost_block() -> None:
+    before = dict(os.environ)
+    with kept_workers():
+        first = processes(2)
+        with kept_workers():
+            assert processes(2) == first == processes(1)
+        assert len(first) == 2 and all(map(is_running, first))
+        assert dict(os.environ) == before
+        more = processes(3)  # more workers than are there: all are new
+        assert len(more) == 3 and not more & first
+        assert not any(map(is_running, first))
+    assert not any(map(is_running, more))
+    assert not processes(1) & more
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "not noticed"])
+@pytest.mark.parametrize("killed", [1, 2], ids="{} of 2 killed".format)
+def test_kept_workers_that_die_between_two_calls_are_replaced(killed: int, noticed: bool) -> None:
+    with kept_workers():
+        first = processes(2)
+        victims = list(first)[:killed]
+        for worker in victims:
+            os.kill(worker, signal.SIGKILL)
+        if noticed:  # the pool looks every tenth of a second
+            time.sleep(1.0)
+        second = processes(2)
+        assert len(second) == 2 and not second & set(victims)
+    assert not any(map(is_running, first | second))
+
+
+def test_a_worker_that_replaces_another_has_one_thread_too(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    with kept_workers():
+        processes(1)
+        tasks = [(0, str(tmp_path))]
+        [(_, seen)] = run_tasks(die_once_then_surroundings, tasks, workers=1)
+        assert len(attempts(tmp_path, 0)) == 2
+    assert seen == WORKER_ENVIRONMENT
+    assert dict(os.environ) == before
+
+
+def test_no_worker_is_kept_after_a_failure_or_when_the_loop_is_left(tmp_path: Path) -> None:
+    with kept_workers():
+        first = processes(1)
+        with pytest.raises(UserError, match="task 5 cannot be done"):
+            list(run_tasks(complain, [(5, "")], workers=1))
+        assert not any(map(is_running, first))
+        results = run_tasks(square, ((n, str(tmp_path)) for n in range(100)), workers=1)
+        next(results)
+        results.close()
+        assert not is_running(attempts(tmp_path, 0)[0])
+        assert not attempts(tmp_path, 99)
+        assert [result for _, result in run_tasks(square, [(7, str(tmp_path))], workers=1)] == [49]
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["one call", "kept"])
 def test_ctrl_c_while_workers_are_being_ended_leaves_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
     join = ProcessPool.join
 
@@ -169,19 +243,24 @@ def test_ctrl_c_while_workers_are_being_ended_leaves_none(
         join(pool)
 
     monkeypatch.setattr(ProcessPool, "join", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), kept_workers() if kept else contextlib.nullcontext():
         list(run_tasks(square, [(0, str(tmp_path))], workers=1))
+        assert kept, "a worker was left when the call returned"
     wait_for(lambda: not multiprocessing.active_children())
     assert not is_running(attempts(tmp_path, 0)[0])
 
 
-def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("function", ["sleep_long", "square"], ids=["at work", "idle"])
+def test_no_worker_outlives_a_killed_parent(tmp_path: Path, function: str) -> None:
     program = textwrap.dedent(
-        """
+        f"""
         import sys
-        from test_workers import run_tasks, sleep_long
+        from test_workers import {function}, sleep_long
+        from utils.sim.workers import kept_workers, run_tasks
         if __name__ == "__main__":
-            list(run_tasks(sleep_long, [(0, sys.argv[1]), (1, sys.argv[1])], workers=2))
+            with kept_workers():
+                list(run_tasks({function}, [(0, sys.argv[1]), (1, sys.argv[1])], workers=2))
+                sleep_long((2, sys.argv[1]))
         """
     )
     script = tmp_path / "parent.py"
@@ -190,7 +269,8 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path)], env={**os.environ, "PYTHONPATH": paths}
     )
-    wait_for(lambda: all(attempts(tmp_path, number) for number in range(2)))
+    traces = 2 if function == "sleep_long" else 3  # the last is the parent's own
+    wait_for(lambda: all(attempts(tmp_path, number) for number in range(traces)))
     workers = [attempts(tmp_path, number)[0] for number in range(2)]
     assert all(is_running(worker) for worker in workers)
     parent.kill()

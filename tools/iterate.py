@@ -30,6 +30,7 @@ from utils.io.records import Metrics, read_metrics
 from utils.io.run_folder import AgentFiles, find_agent
 from utils.runtime import default_workers, format_number
 from utils.settings import CommonSettings, parse, restore_settings, setting
+from utils.sim.workers import kept_workers
 from utils.viz.figures import plot_curves
 
 SCORE_TRACKS = VALIDATION[10_000:]  # train_dream.py selects on the first ones
@@ -55,7 +56,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def main(settings: Settings) -> None:
     """Run the rounds that are not finished."""
     find_agent(settings.run_dir, "tools.iterate")
-    with locked(settings.run_dir / "rounds"):  # the scripts lock the run folder themselves
+    # The scripts lock the run folder themselves.
+    with locked(settings.run_dir / "rounds"), kept_workers():
         metrics = Metrics(settings.run_dir / "rounds.metrics.jsonl", settings.rounds)
         done = [record["step"] for record in read_metrics(metrics.path)]
         if not done:

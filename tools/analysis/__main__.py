@@ -57,7 +57,7 @@ from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
 from utils.sim.rollouts import package_versions
 from utils.sim.tasks import DriveTask, batch_tasks
-from utils.sim.workers import run_tasks
+from utils.sim.workers import kept_workers, run_tasks
 from utils.viz.video import encode_frames, replay, write_webp
 
 
@@ -116,11 +116,12 @@ def main(settings: Settings) -> None:
             "files": files.sha256(),
         }
         study["tracks"] = list(TRACKS[: settings.episodes])
-        driven = drive_with_pushes(settings, "on-policy", files, output)
-        study["agent"] = {"driver": "agent", **summarise(driven)}
-        if settings.baseline != "none":
-            others = drive_with_pushes(settings, settings.baseline, None, None)
-            study["baseline"] = {"driver": f"{settings.baseline} driver", **summarise(others)}
+        with kept_workers():
+            driven = drive_with_pushes(settings, "on-policy", files, output)
+            study["agent"] = {"driver": "agent", **summarise(driven)}
+            if settings.baseline != "none":
+                others = drive_with_pushes(settings, settings.baseline, None, None)
+                study["baseline"] = {"driver": f"{settings.baseline} driver", **summarise(others)}
         draw_curvature(output / "lost_by_curvature.png", study)
         draw_pushes(output / "pushes.png", study)
         temperature = read_header(files.controller).settings.get("temperature", 1.0)

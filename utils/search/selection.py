@@ -18,6 +18,7 @@ from utils.io.run_folder import AgentFiles
 from utils.sim.env import MAX_STEPS
 from utils.sim.rollouts import drive_all
 from utils.sim.tasks import DriveResult, DriveTask
+from utils.sim.workers import kept_workers
 
 FIRST_TRACKS = 8  # tracks of the first stage
 FACTOR = 3  # a stage keeps a third of the means, on three times as many tracks
@@ -82,6 +83,7 @@ DriveEach = Callable[
 ]
 
 
+@kept_workers()
 def select(
     agents: Mapping[int, AgentFiles], tracks: int, drive: DriveEach, metrics: Metrics, first: int
 ) -> tuple[int, dict[str, list]]:

@@ -29,11 +29,10 @@ WrapEnvironment = Callable[[DriveTask, gymnasium.Env], gymnasium.Env]
 
 
 class ExploringDriver:
-    """An agent with Ornstein-Uhlenbeck noise on its actions. Its memory gets the noisy actions."""
+    """An agent with noise on its actions. Its memory gets the noisy actions."""
 
-    def __init__(self, agent: Any, scale: float, rng: np.random.Generator):
-        self.agent = agent
-        self.noise = OUNoise(rng, scale, rate=0.1, size=3)
+    def __init__(self, agent: Any, noise: OUNoise):
+        self.agent, self.noise = agent, noise
 
     def reset(self, environment: Any) -> None:
         """Clear the agent's memory."""
@@ -44,9 +43,13 @@ class ExploringDriver:
         return self.agent.act(frame, self.noise.sample())
 
 
-@functools.lru_cache(maxsize=2)
 def load_agent(files: AgentFiles) -> Any:
-    """The agent in these files. A process loads it once."""
+    """The agent in these files. A process loads it once, and again when a file has changed."""
+    return _load_agent(files, *files.sha256().values())
+
+
+@functools.lru_cache(maxsize=2)
+def _load_agent(files: AgentFiles, *sha256: str) -> Any:
     # Imported here because processes that drive without an agent start faster without JAX.
     from utils.sim.agent import Agent
 
@@ -56,7 +59,8 @@ def load_agent(files: AgentFiles) -> Any:
 def make_driver(task: DriveTask) -> Driver:
     """The driver of a task."""
     if task.driver in AGENT_MODES:
-        return make_agent_driver(task)
+        assert task.agent is not None
+        return ExploringDriver(load_agent(task.agent), exploration_noise(task))
     rng = driver_rng(task)
     if task.driver == "random":
         return RandomDriver(rng)
@@ -65,11 +69,10 @@ def make_driver(task: DriveTask) -> Driver:
     return ScriptedDriver(sample_style(task.driver, rng), rng)
 
 
-def make_agent_driver(task: DriveTask) -> ExploringDriver:
-    """The driver of a task that an agent drives."""
-    assert task.agent is not None
+def exploration_noise(task: DriveTask) -> OUNoise:
+    """The Ornstein-Uhlenbeck noise on the actions of an agent; zero if it does not explore."""
     exploration = task.exploration if task.driver == "iterative" else 0.0
-    return ExploringDriver(load_agent(task.agent), exploration, driver_rng(task))
+    return OUNoise(driver_rng(task), exploration, rate=0.1, size=3)
 
 
 def driver_rng(task: DriveTask) -> np.random.Generator:
@@ -85,7 +88,7 @@ def drive_all(
 
     Args:
         tasks: the episodes. All of them have drivers of the same kind.
-        workers: number of processes on this machine.
+        workers: number of processes on this machine; see `workers.kept_workers`.
         cluster: address of a Dask scheduler, whose workers are used instead.
     """
     if cluster is not None:
@@ -147,7 +150,7 @@ def drive_side_by_side(
 ) -> Iterator[tuple[DriveTask, Episode]]:
     """Drive the tasks of one agent at the same time, each in its slot of the agent's batch."""
     cars = {slot_of(task): task for task in tasks}
-    noises = {slot: make_agent_driver(task).noise for slot, task in cars.items()}
+    noises = {slot: exploration_noise(task) for slot, task in cars.items()}
     environments = {
         slot: wrap(task, make_environment(task.environment)) for slot, task in cars.items()
     }
@@ -155,6 +158,7 @@ def drive_side_by_side(
         slot: rollout(environments[slot], task.track, task.max_steps, task.provenance)
         for slot, task in cars.items()
     }
+    assert tasks[0].agent is not None
     agent = load_agent(tasks[0].agent)
     agent.reset()
     frames = np.zeros((CARS_PER_BATCH, *FRAME_SHAPE), np.uint8)

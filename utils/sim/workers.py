@@ -8,12 +8,13 @@ import itertools
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.context
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -36,6 +37,32 @@ WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "SDL_VIDEODRIVER": "dummy",
 }
+_starting = threading.Lock()  # held while the environment is that of a worker
+
+
+class _WorkerProcess(multiprocessing.context.SpawnProcess):
+    """A process that inherits WORKER_ENVIRONMENT, which the parent has for no longer than needed.
+
+    The variables must be there before the process imports anything.
+    """
+
+    def start(self) -> None:
+        """Start the process."""
+        with _starting:
+            before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+            os.environ.update(WORKER_ENVIRONMENT)
+            try:
+                super().start()
+            finally:
+                for name, value in before.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
+
+
+class _WorkerContext(multiprocessing.context.SpawnContext):
+    Process = _WorkerProcess
 
 
 def _begin_worker() -> None:
@@ -50,78 +77,99 @@ def _follow_parent() -> None:
     os._exit(1)
 
 
-class Pool(NamedTuple):
+class Pool(Protocol):
     """Workers on this machine or on a cluster."""
 
-    submit: Callable[[Callable[[Any], Any], Any], "Future[Any]"]
     size: int  # number of workers
+    cluster: str | None  # address of the Dask scheduler
     worker_errors: tuple[type[BaseException], ...]  # raised if the worker died or hung
     attempts: int  # of a task, before such an error is final
 
+    def submit(
+        self, function: Callable[[TaskT], ResultT], task: TaskT, timeout: float
+    ) -> "Future[ResultT]":
+        """Give a task to a worker. It counts as hung after `timeout` seconds."""
+        ...
 
-@contextlib.contextmanager
-def local_pool(workers: int, timeout: float) -> Iterator[Pool]:
-    """A pool of `workers` new processes on this machine, which end with the block."""
-    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
-    os.environ.update(WORKER_ENVIRONMENT)  # inherited by the workers; restored below
-    pool = ProcessPool(
-        max_workers=workers,
-        initializer=_begin_worker,
-        context=multiprocessing.get_context("spawn"),
-    )
+    def end(self) -> None:
+        """End the workers, or leave the cluster."""
 
-    def submit(function: Callable[[TaskT], ResultT], task: TaskT) -> "Future[ResultT]":
+
+class LocalPool:
+    """`size` processes on this machine, which begin with the first task."""
+
+    cluster = None
+    worker_errors = (ProcessExpired, TimeoutError, BrokenProcessPool)
+    attempts = MAX_ATTEMPTS
+
+    def __init__(self, size: int):
+        self.size = size
+        self._processes = self._new_processes()
+
+    def _new_processes(self) -> ProcessPool:
+        return ProcessPool(self.size, initializer=_begin_worker, context=_WorkerContext())
+
+    def submit(
+        self, function: Callable[[TaskT], ResultT], task: TaskT, timeout: float
+    ) -> "Future[ResultT]":
+        """See `Pool`."""
         try:
-            return pool.schedule(function, args=(task,), timeout=timeout)
+            if not self._processes.active:  # Pebble gives up if a worker dies while all are idle
+                self.end()
+                self._processes = self._new_processes()
+            return self._processes.schedule(function, args=(task,), timeout=timeout)
         except BrokenProcessPool as error:  # no process could be started; raise the cause
             raise error.__cause__ or error from None
 
-    try:
-        yield Pool(submit, workers, (ProcessExpired, TimeoutError), MAX_ATTEMPTS)
-        pool.close()
-    finally:
-        pool.stop()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    def end(self) -> None:
+        """End the processes, at work or not."""
+        self._processes.stop()
         # In a thread, because a signal must not interrupt the join: the workers ignore Ctrl-C, and
         # this process cannot exit before they do.
-        ending = threading.Thread(target=pool.join)
+        ending = threading.Thread(target=self._processes.join)
         ending.start()
         ending.join()
 
 
-@contextlib.contextmanager
-def dask_pool(address: str, timeout: float) -> Iterator[Pool]:
+class DaskPool:
     """The workers of a Dask cluster, which must be processes with one thread each.
 
     Dask itself gives the task of a dead worker to another, by default up to MAX_ATTEMPTS times.
-    A worker that hangs kills itself after `timeout` seconds. When this process ends, Dask cancels
-    the tasks that have not begun.
+    A worker that hangs kills itself. When this process ends, Dask cancels the tasks that have not
+    begun.
     """
-    try:
-        import distributed
-    except ImportError:
-        raise UserError("--dask needs Dask: pip install -r requirements/dask.txt") from None
-    # Dask logs a traceback when a cluster disappears; run_tasks raises a UserError instead.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    try:
-        client: Any = distributed.Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no Dask scheduler answers at {address}: {error}") from None
-    with client:
+
+    attempts = 1
+
+    def __init__(self, cluster: str):
+        try:
+            import distributed
+        except ImportError:
+            raise UserError("--dask needs Dask: pip install -r requirements/dask.txt") from None
+        # Dask logs a traceback when a cluster disappears; run_tasks raises a UserError instead.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+        try:
+            client: Any = distributed.Client(cluster, timeout=CONNECT_TIMEOUT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"no Dask scheduler answers at {cluster}: {error}") from None
         threads = client.nthreads().values()
         if not threads or max(threads) > 1:
+            client.close()
             found = "no workers" if not threads else "workers of several threads"
-            raise UserError(f"{address} has {found}: start them with `dask worker --nthreads 1`")
-        executor = client.get_executor(pure=False)
+            raise UserError(f"{cluster} has {found}: start them with `dask worker --nthreads 1`")
+        self.cluster, self.size = cluster, len(threads)
+        self.worker_errors = (distributed.KilledWorker,)
+        self._client, self._executor = client, client.get_executor(pure=False)
 
-        def submit(function: Callable[[TaskT], ResultT], task: TaskT) -> "Future[ResultT]":
-            return executor.submit(_do_on_cluster, function, task, timeout)
+    def submit(
+        self, function: Callable[[TaskT], ResultT], task: TaskT, timeout: float
+    ) -> "Future[ResultT]":
+        """See `Pool`."""
+        return self._executor.submit(_do_on_cluster, function, task, timeout)
 
-        yield Pool(submit, len(threads), (distributed.KilledWorker,), attempts=1)
+    def end(self) -> None:
+        """Leave the cluster."""
+        self._client.close()
 
 
 def _do_on_cluster(function: Callable[[TaskT], ResultT], task: TaskT, timeout: float) -> ResultT:
@@ -136,6 +184,49 @@ def _do_on_cluster(function: Callable[[TaskT], ResultT], task: TaskT, timeout: f
         clock.cancel()
 
 
+_idle: list[Pool] | None = None  # pools for the next call of run_tasks; None: none are kept
+
+
+@contextlib.contextmanager
+def kept_workers() -> Iterator[None]:
+    """Within this block `run_tasks` keeps its workers for its next call. They end with the block.
+
+    So they import and compile once. A block inside another one keeps nothing of its own.
+    """
+    global _idle
+    if _idle is not None:
+        yield
+        return
+    _idle = []
+    try:
+        yield
+    finally:
+        pools, _idle = _idle, None
+        for pool in pools:
+            pool.end()
+
+
+@contextlib.contextmanager
+def _borrowed_pool(workers: int, cluster: str | None) -> Iterator[Pool]:
+    """A kept pool of at least `workers` workers, or else a new one. A failure ends the pool."""
+    pool: Pool | None = None
+    while _idle and pool is None:
+        pool = _idle.pop()
+        if pool.cluster != cluster or (cluster is None and pool.size < workers):
+            pool.end()
+            pool = None
+    pool = pool or (LocalPool(workers) if cluster is None else DaskPool(cluster))
+    try:
+        yield pool
+    except BaseException:  # GeneratorExit, too: its workers are still at work
+        pool.end()
+        raise
+    if _idle is None:
+        pool.end()
+    else:
+        _idle.append(pool)
+
+
 def run_tasks(
     function: Callable[[TaskT], ResultT],
     tasks: Iterable[TaskT],
@@ -148,7 +239,7 @@ def run_tasks(
     Args:
         function: a function that can be pickled. An exception that it raises is raised here.
         tasks: read lazily.
-        workers: number of new processes on this machine.
+        workers: number of processes on this machine; see `kept_workers`.
         timeout: seconds after which a task counts as hung.
         cluster: address of a Dask scheduler, whose workers are used instead.
 
@@ -157,11 +248,10 @@ def run_tasks(
     """
     waiting = iter(tasks)
     running: dict[Future, tuple[TaskT, int]] = {}
-    where = local_pool(workers, timeout) if cluster is None else dask_pool(cluster, timeout)
-    with where as pool:
+    with _borrowed_pool(workers, cluster) as pool:
 
         def start(task: TaskT, attempt: int) -> None:
-            running[pool.submit(function, task)] = (task, attempt)
+            running[pool.submit(function, task, timeout)] = (task, attempt)
 
         # A bounded queue, so that the first task need not wait until all are pickled.
         for task in itertools.islice(waiting, 2 * pool.size):
