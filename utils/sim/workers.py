@@ -98,8 +98,12 @@ class Pool(Protocol):
 class LocalPool:
     """`size` processes on this machine, which begin with the first task."""
 
-    cluster = None
-    worker_errors = (ProcessExpired, TimeoutError, BrokenProcessPool)
+    cluster: str | None = None
+    worker_errors: tuple[type[BaseException], ...] = (
+        ProcessExpired,
+        TimeoutError,
+        BrokenProcessPool,
+    )
     attempts = MAX_ATTEMPTS
 
     def __init__(self, size: int):
@@ -157,8 +161,9 @@ class DaskPool:
             client.close()
             found = "no workers" if not threads else "workers of several threads"
             raise UserError(f"{cluster} has {found}: start them with `dask worker --nthreads 1`")
-        self.cluster, self.size = cluster, len(threads)
-        self.worker_errors = (distributed.KilledWorker,)
+        self.cluster: str | None = cluster
+        self.size = len(threads)
+        self.worker_errors: tuple[type[BaseException], ...] = (distributed.KilledWorker,)
         self._client, self._executor = client, client.get_executor(pure=False)
 
     def submit(
@@ -206,15 +211,19 @@ def kept_workers() -> Iterator[None]:
             pool.end()
 
 
+def _kept_pool(workers: int, cluster: str | None) -> Pool | None:
+    while _idle:
+        pool = _idle.pop()
+        if pool.cluster == cluster and (cluster is not None or pool.size >= workers):
+            return pool
+        pool.end()
+    return None
+
+
 @contextlib.contextmanager
 def _borrowed_pool(workers: int, cluster: str | None) -> Iterator[Pool]:
     """A kept pool of at least `workers` workers, or else a new one. A failure ends the pool."""
-    pool: Pool | None = None
-    while _idle and pool is None:
-        pool = _idle.pop()
-        if pool.cluster != cluster or (cluster is None and pool.size < workers):
-            pool.end()
-            pool = None
+    pool = _kept_pool(workers, cluster)
     pool = pool or (LocalPool(workers) if cluster is None else DaskPool(cluster))
     try:
         yield pool
