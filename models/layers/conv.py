@@ -133,7 +133,7 @@ conv_transpose2d.defvjp(
 class Conv(eqx.Module):
     """4×4 convolution of stride 2 without padding."""
 
-    weight: Float[Array, "16*inputs outputs"]  # rows: cell y, cell x, pixel y, pixel x, channel
+    weight: Float[Array, "patch outputs"]  # rows: cell y, cell x, pixel y, pixel x, channel
     bias: Float[Array, " outputs"]
 
     def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
@@ -152,7 +152,7 @@ class Conv(eqx.Module):
 class ConvTranspose(eqx.Module):
     """k×k transposed convolution of stride 2 without padding."""
 
-    weight: Float[Array, "inputs kernel*kernel*outputs"]
+    weight: Float[Array, "inputs patch"]  # columns: y, x, output channel
     bias: Float[Array, " outputs"]
     kernel: int = eqx.field(static=True)
 
