@@ -11,9 +11,9 @@
 #   docker build --build-arg JAX="jax[cuda12]" -t world-models-cuda .
 #   docker run --rm --gpus all -v ... world-models-cuda
 #
-# The image is for x86-64, since Box2D has no wheels for Linux on ARM: on such a machine add
-# --platform linux/amd64 to both commands. It contains an ffmpeg under the GPL, version 3, and
-# others' binaries; docs/architecture.md ("Licences") lists them.
+# On ARM64 the build also installs g++ and SWIG and compiles Box2D, which has no wheel there. The
+# image contains an ffmpeg under the GPL, version 3, and others' binaries; docs/architecture.md
+# ("Licences") lists them.
 FROM python:3.11-slim
 
 ARG JAX=jax
@@ -26,6 +26,7 @@ ENV VENV=/opt/venv \
 
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends make \
+        $(test "$(dpkg --print-architecture)" = amd64 || echo g++ swig) \
     && rm -rf /var/lib/apt/lists/* \
     # User 1000, usually the host's first: files written to mounted folders belong to that user.
     && useradd --create-home --uid 1000 driver \
@@ -35,6 +36,7 @@ WORKDIR /app
 
 # Packages first: Docker keeps this layer while the code changes.
 COPY requirements.txt Makefile ./
+COPY fast_car_racing/installation.py fast_car_racing/
 RUN make /opt/venv/installed \
     && /opt/venv/bin/python -m pip install --no-cache-dir "${JAX}" \
     # evosax requires flax, and flax these: 94 MB that only its checkpoints would use.

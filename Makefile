@@ -26,11 +26,12 @@ help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
 # The bounds of pyproject.toml, said in one line before pip says them in a page.
-CHECK_PYTHON = import sys; (3, 10) <= sys.version_info[:2] < (3, 14) or sys.exit("$(PYTHON) is \
-	Python %d.%d; Python 3.10 to 3.13 is needed, as in: make PYTHON=python3.12" % sys.version_info[:2])
+CHECK_PYTHON = import sys; (3, 10) <= sys.version_info[:2] < (3, 15) or sys.exit("$(PYTHON) is \
+	Python %d.%d; Python 3.10 to 3.14 is needed, as in: make PYTHON=python3.12" % sys.version_info[:2])
 
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
+	@$(PYTHON) fast_car_racing/installation.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@

@@ -5,8 +5,15 @@ import warnings
 import gymnasium
 import numpy as np
 import pygame
-from gymnasium.envs.box2d.car_racing import CarRacing
+from gymnasium.error import DependencyNotInstalled
 from gymnasium.utils import EzPickle
+
+from fast_car_racing.installation import missing_box2d
+
+try:
+    from gymnasium.envs.box2d.car_racing import CarRacing
+except DependencyNotInstalled as error:
+    raise DependencyNotInstalled(missing_box2d()) from error
 
 from fast_car_racing.car import FastCar
 from fast_car_racing.renderer import Renderer

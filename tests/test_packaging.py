@@ -1,14 +1,21 @@
 """Dependencies are declared once, in pyproject.toml; all other lists and bounds agree with it."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import yaml
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import parse_wheel_filename
+
+from fast_car_racing import installation
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +37,16 @@ FILES = {
     "benchmarks": ("benchmarks",),
 }
 VERSIONS = [f"3.{minor}" for minor in range(6, 20)]
+TARGETS = [
+    {"python_version": python, **machine, "python_full_version": f"{python}.1"}
+    | {"implementation_name": "cpython", "platform_python_implementation": "CPython"}
+    for python in ("3.10", "3.13", "3.14")
+    for machine in (
+        {"platform_machine": "x86_64", "sys_platform": "linux", "platform_system": "Linux"},
+        {"platform_machine": "aarch64", "sys_platform": "linux", "platform_system": "Linux"},
+        {"platform_machine": "arm64", "sys_platform": "darwin", "platform_system": "Darwin"},
+    )
+]
 
 
 def normal(lines: list[str]) -> set[str]:
@@ -70,19 +87,98 @@ def test_optional_lists_equal_the_extras(name: str) -> None:
 
 
 def test_the_lock_is_made_from_these_dependencies() -> None:
-    (package,) = [p for p in LOCK["package"] if p["name"] == PROJECT["name"]]
-    expected = {(Requirement(line).name, None) for line in PROJECT["dependencies"]}
-    expected |= {(Requirement(line).name, extra) for extra in EXTRAS for line in EXTRAS[extra]}
-    locked = set()
-    for entry in package["metadata"]["requires-dist"]:
-        extra = re.search(r"extra == '([\w-]+)'", entry.get("marker", ""))
-        locked.add((entry["name"], extra and extra[1]))
-        lines = EXTRAS[extra[1]] if extra else PROJECT["dependencies"]
-        (line,) = [line for line in lines if Requirement(line).name == entry["name"]]
-        assert SpecifierSet(entry.get("specifier", "")) == Requirement(line).specifier
-    assert locked == expected
+    """Names, versions and markers, on every supported Python and machine."""
+    package = locked(PROJECT["name"])
+    entries = [
+        (Requirement(f"{entry['name']}{entry.get('specifier', '')}"), entry.get("marker", ""))
+        for entry in package["metadata"]["requires-dist"]
+    ]
+    for target in TARGETS:
+        for extra in ("", *EXTRAS):
+            lines = EXTRAS[extra] if extra else PROJECT["dependencies"]
+            expected = {
+                (need.name, need.specifier)
+                for need in map(Requirement, lines)
+                if need.marker is None or need.marker.evaluate(target)
+            }
+            assert expected == {
+                (need.name, need.specifier)
+                for need, marker in entries
+                if f"extra == '{extra}'" in marker or not (extra or "extra ==" in marker)
+                if not marker or Marker(marker).evaluate(target | {"extra": extra})
+            }
     assert package["version"] == PROJECT["version"]
     assert SpecifierSet(LOCK["requires-python"]) == SpecifierSet(PROJECT["requires-python"])
+
+
+def locked(name: str, version: str | None = None) -> dict:
+    """The lock's entry for a package."""
+    (entry,) = [
+        entry
+        for entry in LOCK["package"]
+        if entry["name"] == name and version in (None, entry["version"])
+    ]
+    return entry
+
+
+def installed(target: dict[str, str]) -> set[tuple[str, str]]:
+    """Names and versions of what the lock installs without extras."""
+    found: set[tuple[str, str]] = set()
+    open_entries = [(locked(PROJECT["name"]), "")]
+    while open_entries:
+        entry, extra = open_entries.pop()
+        needs = entry.get("optional-dependencies", {})[extra] if extra else entry["dependencies"]
+        for need in needs:
+            # Several versions of one package are told apart by markers.
+            if not Marker(need.get("marker", "python_version > '0'")).evaluate(target):
+                continue
+            child = locked(need["name"], need.get("version"))
+            key = (child["name"], child["version"])
+            extras = ["", *need.get("extra", ())] if key not in found else need.get("extra", ())
+            open_entries += [({"dependencies": []} | child, name) for name in extras]
+            found.add(key)
+    return found
+
+
+def has_wheel(package: dict, python: str, machine: str, system: str) -> bool:
+    names = [unquote(wheel["url"]).rsplit("/")[-1] for wheel in package.get("wheels", ())]
+    tags = {tag for name in names for tag in parse_wheel_filename(name)[3]}
+    minor = int(python.split(".")[1])
+    machines = (machine, "universal2") if system == "macosx" else machine
+    return any(
+        (
+            tag.interpreter in ("py3", f"py3{minor}", f"cp3{minor}")
+            if tag.abi != "abi3"
+            else int(tag.interpreter.removeprefix("cp3")) <= minor
+        )
+        and tag.abi in ("none", "abi3", f"cp3{minor}")
+        and (tag.platform == "any" or (system in tag.platform and tag.platform.endswith(machines)))
+        for tag in tags
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: "-".join(list(target.values())[:3]))
+def test_all_dependencies_are_wheels_but_box2d_on_some_machines(target: dict[str, str]) -> None:
+    python, machine = target["python_version"], target["platform_machine"]
+    system = "linux" if target["sys_platform"] == "linux" else "macosx"
+    packages = installed(target)
+    assert len(packages) > 30
+    compiled = {
+        name
+        for name, version in packages
+        if not has_wheel(locked(name, version), python, machine, system)
+    }
+    needs_compiler = python == "3.14" or (machine, system) == ("aarch64", "linux")
+    assert compiled == ({"box2d-py"} if needs_compiler else set())
+    assert len({name for name, _ in packages} & {"box2d", "box2d-py"}) == 1
+
+
+def test_fast_car_racing_takes_the_same_box2d() -> None:
+    package = tomllib.loads((ROOT / "fast_car_racing" / "pyproject.toml").read_text())["project"]
+    assert set(package["dependencies"]) <= set(PROJECT["dependencies"])
+    assert {installation.WHEEL, installation.SOURCES} == {
+        line.split(";")[0] for line in package["dependencies"] if line.startswith("box2d")
+    }
 
 
 def test_the_lock_names_public_addresses_only() -> None:
@@ -90,36 +186,70 @@ def test_the_lock_names_public_addresses_only() -> None:
     assert hosts == {"pypi.org", "files.pythonhosted.org"}
 
 
-# Stands in for each Python: runs code under that version number, and installs nothing.
+# Stands in for each Python: runs code under that version number, and installs nothing. Its headers
+# are those of the folder it lies in.
 STAND_IN = """#!/bin/sh
 case "$2" in
-    venv) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-    pip) ;;
-    *) exec {python} -c "import sys; sys.version_info = {version}; exec(sys.argv[1])" "$2" ;;
+    venv) mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; exit ;;
+    pip) exit ;;
 esac
+case "$1" in
+    -c) code=$2 ;;
+    *) code=$(cat "$1") ;;
+esac
+exec {python} -c "
+import platform, sys, sysconfig
+sys.version_info, platform.machine = {version}, lambda: '{machine}'
+sysconfig.get_path = lambda name: '{folder}'
+exec(sys.argv[1])" "$code"
 """
+
+
+def make_installed(folder: Path, version: str, machine: str, swig: bool):
+    """`make .venv/installed` with a stand-in for Python, a compiler, and perhaps SWIG."""
+    python = folder / "python"
+    numbers = (*map(int, version.split(".")), 0)
+    python.write_text(
+        STAND_IN.format(python=sys.executable, version=numbers, machine=machine, folder=folder)
+    )
+    python.chmod(0o755)
+    (folder / "Python.h").touch()
+    tools = folder / "tools"
+    tools.mkdir()
+    for name in ("mkdir", "cp", "cat", "touch", "sh", "make", *(["swig"] if swig else [])):
+        (tools / name).symlink_to(str(shutil.which("true" if name == "swig" else name)))
+    return subprocess.run(
+        ["make", f"PYTHON={python}", f"VENV={folder}/venv", f"{folder}/venv/installed"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": str(tools), "CC": "cat", "CXX": "cat"},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_make_refuses_an_unsupported_python_in_one_line(version: str, tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    numbers = (*map(int, version.split(".")), 0)
-    python.write_text(STAND_IN.format(python=sys.executable, version=numbers))
-    python.chmod(0o755)
-    installed = f"{tmp_path}/venv/installed"
-    done = subprocess.run(
-        ["make", f"PYTHON={python}", f"VENV={tmp_path}/venv", installed],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = make_installed(tmp_path, version, "x86_64", swig=True)
     if version in supported():
-        assert done.returncode == 0 and Path(installed).exists(), done.stderr
+        assert done.returncode == 0 and (tmp_path / "venv" / "installed").exists(), done.stderr
     else:
         assert done.returncode == 2 and not (tmp_path / "venv").exists()
         said, makes_own = done.stderr.splitlines()
         assert f"Python {version};" in said and "Error 1" in makes_own
         assert f"Python {supported()[0]} to {supported()[-1]} is needed" in said
+
+
+@pytest.mark.parametrize("version", supported())
+@pytest.mark.parametrize("machine", ["x86_64", "arm64", "aarch64"])
+def test_make_without_swig_says_so_in_one_line(version: str, machine: str, tmp_path: Path) -> None:
+    done = make_installed(tmp_path, version, machine, swig=False)
+    if version != "3.14" and machine != "aarch64":
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 2 and not (tmp_path / "venv").exists()
+        said, makes_own = done.stderr.splitlines()
+        assert f"Box2D has no wheel for Python {version} on {machine}" in said
+        assert said.endswith("apt-get install swig).") and "Error 1" in makes_own
 
 
 def test_the_container_and_uv_take_a_supported_python() -> None:

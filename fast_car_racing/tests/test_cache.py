@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numba
@@ -14,6 +16,17 @@ from fast_car_racing import compilation
 
 PACKAGE = compilation.PACKAGE
 USE = "from fast_car_racing.compilation import compiled; print(compiled(lambda x: x + 1)(1))"
+
+# Stands in for a file system without flock.
+NO_FLOCK = """
+#include <errno.h>
+int flock(int fd, int operation) { errno = ENOLCK; return -1; }
+"""
+# Become the user nobody once Python and numba are loaded: their folders may be closed to others.
+AS_NOBODY = (
+    "import os, tempfile, numba, fast_car_racing.compilation; numba.njit(lambda x: x)(1); "
+    "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+)
 
 
 def start(cache: Path | None, code: str = USE, path: Path = PACKAGE.parent, **variables: str):
@@ -51,6 +64,32 @@ def test_first_process_says_that_it_compiles(tmp_path):
 def test_processes_that_start_together_compile_once(tmp_path):
     lines = [finish(process) for process in [start(tmp_path) for _ in range(4)]]
     assert sorted(line != "" for line in lines) == [False, False, False, True]
+
+
+def test_processes_that_start_together_without_flock_all_work(tmp_path):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("a C compiler on Linux is needed to simulate a file system without flock")
+    (tmp_path / "stub.c").write_text(NO_FLOCK)
+    stub = tmp_path / "stub.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", stub, tmp_path / "stub.c"], check=True)
+    cache = tmp_path / "cache"
+    together = [start(cache, LD_PRELOAD=str(stub)) for _ in range(3)]
+    assert any("compiling" in finish(process) for process in together)
+    assert finish(start(cache, LD_PRELOAD=str(stub))) == ""
+
+
+def test_killed_process_leaves_no_lock(tmp_path):
+    """It holds the lock while it compiles, forever; its successor compiles all the same."""
+    hang = "import time, numba.core.dispatcher as d; d._FunctionCompiler.compile = lambda *_: "
+    first = start(tmp_path, hang + "print(1, flush=True) or time.sleep(99); " + USE)
+    assert first.stdout.readline() == "1\n"
+    second = start(tmp_path)
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(timeout=6)
+    first.kill()
+    first.communicate()
+    assert "compiling" in finish(second)
 
 
 def test_no_folder_can_be_written(tmp_path):
@@ -92,6 +131,46 @@ def test_compiled_folder_is_read_though_it_cannot_be_written(tmp_path):
     assert finish(start(tmp_path, refuse + USE)) == ""
     other = refuse + USE.replace("x + 1", "x + 2 - 1")  # a function that the folder does not have
     assert "compiling in memory" in finish(start(tmp_path, other))
+
+
+@pytest.fixture
+def everyones() -> Iterator[Path]:
+    """A folder with a copy of the package that root owns and everybody reads."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield copy_package(Path(folder))
+
+
+def test_another_user_compiles_into_a_cache_of_its_own(everyones):
+    home = everyones / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    variables = {"HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    line = finish(start(None, AS_NOBODY + USE, everyones, **variables))
+    assert f"kept in {home / 'fast_car_racing'}" in line
+    assert finish(start(None, AS_NOBODY + USE, everyones, **variables)) == ""
+    assert all(path.stat().st_uid == 65534 for path in home.rglob("*"))
+
+
+def test_another_user_reads_what_root_compiled(everyones):
+    finish(start(None, USE, everyones))
+    assert finish(start(None, AS_NOBODY + USE, everyones)) == ""
+
+
+def test_another_user_without_a_home_compiles_in_memory(everyones):
+    variables = {"HOME": str(everyones), "XDG_CACHE_HOME": str(everyones / "none")}
+    for _ in range(2):
+        line = finish(start(None, AS_NOBODY + USE, everyones, **variables))
+        assert "compiling in memory" in line and str(everyones / "none") in line
+
+
+def test_another_user_ignores_a_cache_that_is_closed_to_it(everyones):
+    cache = everyones / "cache"
+    finish(start(cache, USE, everyones))
+    cache.chmod(0o700)
+    assert "compiling in memory" in finish(start(cache, AS_NOBODY + USE, everyones))
 
 
 @pytest.mark.parametrize(
