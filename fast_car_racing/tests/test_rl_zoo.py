@@ -56,7 +56,8 @@ def train(command: str, folder: Path) -> dict:
 def test_recipe_learns_the_same_weights(workers, tmp_path):
     (command,) = re.findall(r"^rl_zoo3 train .*$", README.read_text(), re.MULTILINE)
     assert REPLACE in command
-    fast = train(f"{command} --vec-env {workers}", tmp_path / "fast")
+    command += f" --vec-env {workers}"
+    fast = train(command, tmp_path / "fast")
     original = train(command.replace(REPLACE, ""), tmp_path / "original")
     assert fast.keys() == original.keys()
     assert all((fast[name] == original[name]).all() for name in fast)
