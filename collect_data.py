@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from utils import runtime
-from utils.data.episodes import EPISODE_SCHEMA, scan_files
+from utils.data.episodes import EPISODE_SCHEMA, scan_files, update_index
 from utils.data.splits import AGENT_MODES, MODES, TRAINING
 from utils.io.files import locked
 from utils.io.records import timed
@@ -132,6 +132,7 @@ def main(settings: Settings) -> None:
     agent = find_agent(settings.run_dir, f"mode {mode}") if mode in AGENT_MODES else None
     folder = settings.data_dir / "rollouts" / mode
     with locked(settings.data_dir), timed(settings.data_dir, "collect_data"):
+        update_index(folder.parent, EPISODE_SCHEMA)
         identity = identity_of(mode, settings, agent)
         tracks = missing_tracks(folder, identity, episodes)
         print(f"{folder}: {episodes - len(tracks)} of {episodes} episodes exist")
@@ -151,6 +152,7 @@ def main(settings: Settings) -> None:
             for track in tracks
         ]
         collect(tasks, settings.workers, settings.dask)
+        update_index(folder.parent, EPISODE_SCHEMA)
 
 
 def collect(tasks: list[DriveTask], workers: int, cluster: str | None) -> None:

@@ -8,6 +8,7 @@ another VAE, are encoded. About 1,000 frames/s on 2 CPU cores.
 """
 
 import collections
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,14 @@ from models.vae import ConvVAE
 from utils import runtime
 from utils.data.episodes import (
     EPISODE_SCHEMA,
+    FRAME_SHAPE,
     EpisodeFile,
+    latent_schema,
     read_episode,
     scan_files,
     scan_latents,
     step_arrays,
+    update_index,
 )
 from utils.data.prefetch import READER_THREADS, read_ahead
 from utils.io.checkpoints import load_vae
@@ -41,40 +45,76 @@ from utils.settings import ReaderSettings, parse, setting
 class Settings(ReaderSettings):
     """The flags of this script."""
 
-    batch: int = setting(
-        256, "frames per batch; the padded last batch of an episode has as many", minimum=1
-    )
+    batch: int = setting(256, "frames per batch; batches are filled across episodes", minimum=1)
 
 
 PRESETS: dict[str, dict[str, Any]] = {}
 CPU_FRAMES = 16  # per core: their activations fit into its caches
 
 
-@eqx.filter_jit
-def encode_batch(vae: ConvVAE, frames: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Frames uint8 (batch, 64, 64, 3) -> mu and logvar, float32 (batch, latent).
+def frames_at_once(batch: int) -> int:
+    """How many frames of a batch are encoded at once.
 
-    A GPU encodes them all at once, a CPU as many at a time as fit into its caches.
+    A GPU encodes them all, a CPU as many as fit into its caches.
     """
     on_cpu = jax.default_backend() == "cpu"
-    together = min(len(frames), CPU_FRAMES * default_workers() if on_cpu else len(frames))
-    return jax.lax.map(vae.encode, frames, batch_size=together)
+    return min(batch, CPU_FRAMES * default_workers()) if on_cpu else batch
 
 
-def encode(vae: ConvVAE, frames: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """mu and logvar of any number of frames, float32 (n, latent).
+@eqx.filter_jit
+def encode_batch(vae: ConvVAE, frames: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Frames uint8 (batch, 64, 64, 3) -> mu and logvar, float32 (batch, latent)."""
+    return jax.lax.map(vae.encode, frames, batch_size=frames_at_once(len(frames)))
 
-    The last batch is padded. All matrix products then have the same shape, so a frame's latent
-    does not depend on the number of other frames.
+
+class EpisodeEncoder:
+    """Encodes episodes in order. Batches are filled across them, and only the last is padded.
+
+    All matrix products have the same shape, so a frame's latent does not depend on the frames
+    beside it.
     """
-    parts = []
-    for start in range(0, len(frames), batch):
-        part = frames[start : start + batch]
-        if len(part) < batch:
-            part = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
-        parts.append(encode_batch(vae, part))  # asynchronous: the next batch is prepared meanwhile
-    mu, logvar = (np.concatenate(arrays)[: len(frames)] for arrays in zip(*parts, strict=True))
-    return mu, logvar
+
+    def __init__(self, vae: ConvVAE, batch: int):
+        at_once = frames_at_once(batch)
+        self.vae, self.batch = vae, -(-batch // at_once) * at_once
+        self.frames: list[np.ndarray] = []  # less than a batch
+        self.batches: collections.deque[tuple[jax.Array, jax.Array]] = collections.deque()
+        empty = np.empty((0, len(vae.to_mu.bias)), np.float32)
+        self.latents = [empty, empty]  # mu and logvar of the first frames in `waiting`
+        self.waiting: collections.deque[tuple[Any, int]] = collections.deque()
+
+    def add(self, key: Any, frames: np.ndarray) -> None:
+        """Add the frames of an episode."""
+        self.waiting.append((key, len(frames)))
+        self.frames.append(frames)
+        if sum(map(len, self.frames)) >= self.batch:
+            frames = np.concatenate(self.frames)
+            while len(frames) >= self.batch:
+                # Asynchronous: the next batch is prepared meanwhile.
+                self.batches.append(encode_batch(self.vae, frames[: self.batch]))
+                frames = frames[self.batch :]
+            self.frames = [frames]
+
+    def finish(self) -> None:
+        """Encode the frames that do not fill a batch."""
+        if count := sum(map(len, self.frames)):
+            self.frames.append(np.zeros((self.batch - count, *FRAME_SHAPE), np.uint8))
+            self.batches.append(encode_batch(self.vae, np.concatenate(self.frames)))
+            self.frames = []
+
+    def encoded(self, in_progress: int = 0) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+        """Key, mu and logvar, float32 (T+1, latent), of each episode that is encoded.
+
+        The last `in_progress` batches are not waited for.
+        """
+        while len(self.batches) > in_progress:
+            pairs = zip(self.latents, self.batches.popleft(), strict=True)
+            self.latents = [np.concatenate(pair) for pair in pairs]
+            while self.waiting and self.waiting[0][1] <= len(self.latents[0]):
+                key, count = self.waiting.popleft()
+                mu, logvar = (rows[:count] for rows in self.latents)
+                self.latents = [rows[count:] for rows in self.latents]
+                yield key, mu, logvar
 
 
 def latent_path(settings: Settings, entry: EpisodeFile) -> Path:
@@ -99,7 +139,10 @@ def main(settings: Settings) -> None:
     path = fetch_run_folder(settings.run_dir) / "vae.eqx"
     (header, vae), vae_sha256 = load_vae(path), sha256_of(path)
     with locked(settings.data_dir), timed(settings.data_dir, "process_data"):
+        update_index(settings.data_dir / "rollouts", EPISODE_SCHEMA)
         episodes = scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA)
+        latent_files = settings.data_dir / "latents", latent_schema(header.sizes["latent"]), None
+        update_index(*latent_files)
         # Any number of them may be damaged: those are encoded again.
         found = scan_latents(settings.data_dir, header.sizes["latent"], max_corrupt_share=1.0)
         latents = {entry.path: entry for entry in found}
@@ -110,6 +153,7 @@ def main(settings: Settings) -> None:
         stale = [e for path, e in wanted.items() if not is_current(path, e, vae_sha256, latents)]
         print(f"{len(episodes)} episodes, {len(stale)} to encode")
         encode_all(settings, vae, vae_sha256, stale)
+        update_index(*latent_files)
 
 
 def encode_all(
@@ -121,9 +165,18 @@ def encode_all(
     """
     by_path = {entry.path: entry for entry in entries}
     reads = read_ahead(read_episode, by_path)
+    encoder = EpisodeEncoder(vae, settings.batch)
     writes: collections.deque[Future[None]] = collections.deque()
     bar = progress(sum(entry.steps + 1 for entry in entries), "frame")
     with bar, ThreadPoolExecutor(READER_THREADS) as writers:
+
+        def write_encoded(in_progress: int) -> None:
+            for (target, arrays), mu, logvar in encoder.encoded(in_progress):
+                arrays = {"mu": mu, "logvar": logvar, **arrays}
+                writes.append(writers.submit(write_arrays, target, arrays))
+                if len(writes) > READER_THREADS:
+                    writes.popleft().result()
+                bar.update(len(mu))
 
         def encode_next(path: Path) -> None:
             target = latent_path(settings, by_path[path])
@@ -131,14 +184,12 @@ def encode_all(
             target.unlink(missing_ok=True)
             episode = next(reads).result()
             origin = {"vae": vae_sha256, "episode": by_path[path].fingerprint}
-            mu, logvar = encode(vae, episode.frames, settings.batch)
-            arrays = {"mu": mu, "logvar": logvar, **step_arrays(episode, origin)}
-            writes.append(writers.submit(write_arrays, target, arrays))
-            if len(writes) > READER_THREADS:
-                writes.popleft().result()
-            bar.update(len(mu))
+            encoder.add((target, step_arrays(episode, origin)), episode.frames)
+            write_encoded(in_progress=1)
 
         CorruptFileLog(len(entries), "not encoded").read_all(by_path, encode_next)
+        encoder.finish()
+        write_encoded(in_progress=0)
         while writes:
             writes.popleft().result()
 

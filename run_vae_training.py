@@ -9,6 +9,7 @@ continues from the last weights. About 200 frames/s on 2 CPU cores: the quick pr
 minutes, the default 12 to 20.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -151,14 +152,16 @@ def train(settings: Settings) -> None:
     optimiser = make_optimiser(settings, training.steps)
     step = make_step(settings, optimiser)
     state = restore(training, optimiser, settings)
-    frames = evenly_spaced_frames(held_out, HELD_OUT_FRAMES)
+    # Read when they are first needed: they are in up to HELD_OUT_FRAMES episodes.
+    held_out_frames = functools.cache(lambda: evenly_spaced_frames(held_out, HELD_OUT_FRAMES))
     batches = frame_batches(seen, settings.batch, settings.seed, training.batches_done)
     key = jax.random.key(settings.seed)
     with training.running(state) as steps:
         for number in steps:
             state, loss = step(jax.random.fold_in(key, number), state, next(batches))
             if training.evaluates_at(number):
-                record = as_metrics(loss._asdict()) | evaluate(state.vae, frames, settings)
+                record = as_metrics(loss._asdict())
+                record |= evaluate(state.vae, held_out_frames(), settings)
                 training.metrics.append(step=number, **record)
                 shown = {
                     "mse": format_number(record["mse"], ".4f"),
@@ -166,6 +169,7 @@ def train(settings: Settings) -> None:
                 }
                 training.bar.set_postfix(shown, refresh=False)
             training.reached(number, state)
+    frames = held_out_frames()
     shown = frames if len(frames) else evenly_spaced_frames(seen, SHOWN_FRAMES)
     draw(settings, state.vae, shown)
     training.finish(state.vae)

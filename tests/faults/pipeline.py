@@ -69,14 +69,16 @@ TINY = {
     "utils.search.evolution": {"SCORE_DREAMS": 4},
     "test_agent": {"MAX_STEPS": 30},
     "utils.data.start_states": {"STATES_PER_EPISODE": 4},
+    "utils.io.index": {"TICK_NS": 0},  # new files are indexed, not only those of two seconds ago
 }
 
 # What each script does in a run without a fault. A fault is tried at each; test_references.py
 # compares the numbers with the references.
 RENAMES = (  # of files into place, by the script itself or by its workers
+    ("collect_data", "script", 2),
     ("collect_data", "worker", 3),
     ("run_vae_training", "script", 8),
-    ("process_data", "script", 5),
+    ("process_data", "script", 7),
     ("train_rnn", "script", 9),
     ("train_dream", "script", 10),
     ("test_agent", "script", 4),
@@ -91,8 +93,9 @@ ROUND_RENAMES = (  # of tools.iterate into its own folder rounds/; a kill takes 
 # Files opened for writing, as numbers. Missing: running times, which may fail to be written, and
 # the empty metrics file that a training starts with.
 WRITES = {
+    "collect_data": (2, 3),
     "run_vae_training": range(3, 12),
-    "process_data": range(2, 7),
+    "process_data": range(2, 9),
     "train_rnn": range(3, 13),
     "train_dream": (2, *range(4, 18)),
     "test_agent": range(2, 5),

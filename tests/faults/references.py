@@ -20,11 +20,14 @@ from faults import inject
 from faults.ledger import sources_sha256
 from faults.pipeline import CHAINS, FEWER_EPISODES, chain_of, flags_of
 from faults.processes import finish, start
+from utils.io.index import INDEX_NAME
 from utils.io.locks import LOCK_NAME
 from utils.io.records import TIMES_NAME
 
 Record = Callable[[str, object], None]  # pytest's record_property
 Files = dict[str, str]  # sha256 of every file of a folder, by its path in the folder
+# Files that hold times or process numbers, so that no two runs write the same bytes.
+NOT_COMPARED = (LOCK_NAME, TIMES_NAME, INDEX_NAME)
 MEASURED = ("run", "round", "iterate")  # chains whose scripts are killed at measured moments
 
 
@@ -49,11 +52,11 @@ def references_name() -> str:
 
 
 def files_in(folder: Path) -> Files:
-    """The files in a folder, without locks and running times."""
+    """The files in a folder, without those that are NOT_COMPARED."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (LOCK_NAME, TIMES_NAME)
+        if path.is_file() and path.name not in NOT_COMPARED
     }
 
 

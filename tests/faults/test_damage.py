@@ -13,13 +13,20 @@ from faults import corpus
 from faults.corpus import CHECKPOINT_DAMAGE, npz_damage
 from faults.pipeline import TRAININGS
 from faults.processes import Ended, finish
-from faults.references import Files, Suite, assert_same, files_in, prepare, reference, scratch
+from faults.references import (
+    NOT_COMPARED,
+    Files,
+    Suite,
+    assert_same,
+    files_in,
+    prepare,
+    reference,
+    scratch,
+)
 from models.vae import LATENT
 from utils.data.episodes import EPISODE_SCHEMA, scan_files, scan_latents
 from utils.io.checkpoints import load_vae
 from utils.io.files import sha256_of
-from utils.io.locks import LOCK_NAME
-from utils.io.records import TIMES_NAME
 
 TRAINED = "recovery/20000002.npz"  # an episode that V and M are trained on
 HELD_OUT = "recovery/20000001.npz"
@@ -222,5 +229,5 @@ def files_but(here: Path, bad: Path) -> Files:
     return {
         str(path.relative_to(here)): sha256_of(path)
         for path in sorted(here.rglob("*"))
-        if path != bad and path.is_file() and path.name not in (LOCK_NAME, TIMES_NAME)
+        if path != bad and path.is_file() and path.name not in NOT_COMPARED
     }

@@ -1,17 +1,23 @@
 """The data contract: episode files, latent files, and scans of folders of them."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-import zipfile
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from utils.data.prefetch import read_ahead
 from utils.data.splits import MODES, is_held_out
 from utils.errors import UserError
+from utils.io.files import write_atomically
+from utils.io.index import INDEX_NAME, list_files, mark_changed, read_index, write_index
 from utils.io.npz import (
     MAX_CORRUPT_SHARE,
     CorruptFileError,
@@ -19,7 +25,9 @@ from utils.io.npz import (
     Shape,
     describe_error,
     fingerprint_of,
+    open_archive,
     read_arrays,
+    read_members,
     write_arrays,
 )
 
@@ -34,6 +42,7 @@ STEP_SCHEMA: dict[str, tuple[str, Shape]] = {
     "seed": ("int64", ()),
     "provenance": ("str", ()),  # JSON: mode, settings, agent, environment, versions
 }
+SCANNED = ("seed", "provenance", "rewards")  # the arrays of an episode file that a scan reads
 EPISODE_SCHEMA: dict[str, tuple[str, Shape]] = {
     "frames": ("uint8", ("T+1", *FRAME_SHAPE)),
     **STEP_SCHEMA,
@@ -105,13 +114,13 @@ def read_episode(path: Path) -> Episode:
         truncated=arrays["truncated"],
         lap_finished=bool(arrays["lap_finished"]),
         seed=int(arrays["seed"]),
-        provenance=_parse_provenance(path, arrays["provenance"]),
+        provenance=_parse_provenance(path, str(arrays["provenance"])),
     )
 
 
-def _parse_provenance(path: Path, text: np.ndarray) -> dict[str, Any]:
+def _parse_provenance(path: Path, text: str) -> dict[str, Any]:
     try:
-        provenance = json.loads(str(text))
+        provenance = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(path, f"provenance: {describe_error(error)}") from error
     if not isinstance(provenance, dict):
@@ -124,11 +133,20 @@ class EpisodeFile:
     """What a scan reads of an episode file or a latent file: all but its large arrays."""
 
     path: Path
-    mode: str
     seed: int
     steps: int
     fingerprint: str  # of `fingerprint_of`
-    provenance: dict[str, Any]
+    provenance_json: str
+
+    @property
+    def mode(self) -> str:
+        """The driving mode."""
+        return self.path.parent.name
+
+    @functools.cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where the episode comes from."""
+        return _parse_provenance(self.path, self.provenance_json)
 
     @property
     def held_out(self) -> bool:
@@ -139,18 +157,61 @@ class EpisodeFile:
         self, schema: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Read arrays. Raises CorruptFileError, also if the file changed since the scan."""
-        return read_arrays(self.path, schema, names, self.fingerprint)
+        try:
+            return read_arrays(self.path, schema, names, self.fingerprint)
+        except CorruptFileError:
+            with contextlib.suppress(OSError):  # a read-only folder
+                mark_changed(self.path)
+            raise
+
+
+class Listing:
+    """The files of data/rollouts or data/latents, and what its index holds of them.
+
+    Attributes:
+        stamps: all files, in order of mode and seed.
+        indexed: the entries of the files that have not changed since they were indexed.
+        new: the other files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        schema: Mapping[str, tuple[str, Shape]],
+        names: Iterable[str] | None,
+    ):
+        self.schema, self.names = schema, names
+        self.rules = repr((sorted(schema.items()), names))
+        self.stamps = list_files(folder, MODES)
+        rows = read_index(folder, self.rules, self.stamps)
+        self.indexed = {path: EpisodeFile(path, *row) for path, row in rows.items()}
+        self.new = [path for path in self.stamps if path not in self.indexed]
+
+    def read_new(self) -> Iterator["Future[EpisodeFile]"]:
+        """The entries of the new files, in order. Futures raise CorruptFileError."""
+        return read_ahead(self._read, self.new)
+
+    def _read(self, path: Path) -> EpisodeFile:
+        with open_archive(path, self.schema) as archive:
+            arrays = read_members(path, archive, self.schema, self.names)
+            fingerprint = fingerprint_of(archive)
+        seed, provenance = int(arrays["seed"]), str(arrays["provenance"])
+        if path.stem != str(seed):
+            raise CorruptFileError(path, f"seed: {seed} does not match the file name")
+        _parse_provenance(path, provenance)
+        return EpisodeFile(path, seed, len(arrays["rewards"]), fingerprint, provenance)
 
 
 def scan_files(
     folder: Path,
     schema: Mapping[str, tuple[str, Shape]],
-    names: Iterable[str] | None = ("seed", "provenance", "rewards"),
+    names: Iterable[str] | None = SCANNED,
     max_corrupt_share: float = MAX_CORRUPT_SHARE,
 ) -> list[EpisodeFile]:
     """Scan the files `folder`/<mode>/<seed>.npz, in order of mode and seed.
 
-    Corrupt files are named on stderr and left out.
+    Files that have not changed since they were indexed are not opened. Corrupt files are named on
+    stderr and left out.
 
     Args:
         folder: data/rollouts or data/latents.
@@ -158,28 +219,41 @@ def scan_files(
         names: the arrays to read and check; None for all.
         max_corrupt_share: raise UserError if more than this share of the files is corrupt.
     """
-    paths = [path for mode in MODES for path in sorted((folder / mode).glob("[!.]*.npz"))]
-    corrupt = CorruptFileLog(len(paths), "left out", max_corrupt_share)
-    return corrupt.read_all(paths, lambda path: _entry(path, schema, names))
+    files = Listing(folder, schema, names)
+    reads = files.read_new()
+
+    def entry(path: Path) -> EpisodeFile:
+        return files.indexed.get(path) or next(reads).result()
+
+    corrupt = CorruptFileLog(len(files.stamps), "left out", max_corrupt_share)
+    return corrupt.read_all(files.stamps, entry)
 
 
-def _entry(
-    path: Path, schema: Mapping[str, tuple[str, Shape]], names: Iterable[str] | None
-) -> EpisodeFile:
-    arrays = read_arrays(path, schema, names)
-    seed = int(arrays["seed"])
-    if path.stem != str(seed):
-        raise CorruptFileError(path, f"seed: {seed} does not match the file name")
-    with zipfile.ZipFile(path) as archive:
-        fingerprint = fingerprint_of(archive)
-    return EpisodeFile(
-        path=path,
-        mode=path.parent.name,
-        seed=seed,
-        steps=len(arrays["rewards"]),
-        fingerprint=fingerprint,
-        provenance=_parse_provenance(path, arrays["provenance"]),
-    )
+def update_index(
+    folder: Path,
+    schema: Mapping[str, tuple[str, Shape]],
+    names: Iterable[str] | None = SCANNED,
+) -> None:
+    """Index the new files of a folder, so that scans with the same arguments need not open them.
+
+    Only the scripts that write data call it, holding the lock of the data folder. Corrupt files are
+    not indexed: every scan reads and names them.
+    """
+    files = Listing(folder, schema, names)
+    if not files.new:
+        return
+
+    def write(file: BinaryIO) -> None:
+        begun = os.fstat(file.fileno()).st_mtime_ns
+        entries = dict(files.indexed)
+        for read in files.read_new():
+            with contextlib.suppress(CorruptFileError):
+                entry = read.result()
+                entries[entry.path] = entry
+        rows = {path: dataclasses.astuple(entry)[1:] for path, entry in entries.items()}
+        write_index(file, files.rules, files.stamps, rows, begun)
+
+    write_atomically(folder / INDEX_NAME, write)
 
 
 def scan_latents(

@@ -24,11 +24,13 @@ def shuffled_shards(entries: Sequence[EpisodeFile], seed: int) -> Iterator[list[
     for epoch in itertools.count():
         order = np.random.default_rng([seed, epoch]).permutation(len(entries))
         shard: list[EpisodeFile] = []
+        frames = 0
         for index in order:
             shard.append(entries[index])
-            if count_frames(shard) >= SHARD_FRAMES:
+            frames += entries[index].steps + 1
+            if frames >= SHARD_FRAMES:
                 yield shard
-                shard = []
+                shard, frames = [], 0
         if shard:
             yield shard
 
@@ -108,5 +110,6 @@ def evenly_spaced_frames(
         frames = read_frames(entry)
         return frames[np.linspace(0, len(frames) - 1, min(each, len(frames))).astype(int)]
 
-    picked = corrupt.read_all(entries[:count], pick)
+    reads = read_ahead(pick, entries[:count])
+    picked = corrupt.read_all(entries[:count], lambda _: next(reads).result())
     return np.concatenate(picked)[:count] if picked else np.empty((0, *FRAME_SHAPE), np.uint8)

@@ -76,18 +76,38 @@ def read_arrays(
 
     Raises CorruptFileError that names file and array.
     """
+    with open_archive(path, schema) as archive:
+        if fingerprint not in (None, fingerprint_of(archive)):
+            raise CorruptFileError(path, "was replaced after this run had begun")
+        return read_members(path, archive, schema, names)
+
+
+@contextlib.contextmanager
+def open_archive(path: Path, schema: Iterable[str]) -> Iterator[zipfile.ZipFile]:
+    """Open an .npz file that has the arrays of the schema and no others.
+
+    Every error of reading inside becomes a CorruptFileError.
+    """
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             _check_directory(path, archive, {key + ".npy" for key in schema})
-            if fingerprint not in (None, fingerprint_of(archive)):
-                raise CorruptFileError(path, "was replaced after this run had begun")
-            steps = _steps_of(path, archive)
-            wanted = schema if names is None else names
-            return {key: _read_member(path, archive, key, schema[key], steps) for key in wanted}
+            yield archive
     except READ_ERRORS as error:
         raise CorruptFileError(path, describe_error(error)) from error
     except OSError as error:
         raise CorruptFileError(path, error.strerror or "cannot be read") from error
+
+
+def read_members(
+    path: Path,
+    archive: zipfile.ZipFile,
+    schema: Mapping[str, tuple[str, Shape]],
+    names: Iterable[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Read and check arrays of an open file; `names` None for all."""
+    steps = _steps_of(path, archive)
+    wanted = schema if names is None else names
+    return {key: _read_member(path, archive, key, schema[key], steps) for key in wanted}
 
 
 def _check_directory(path: Path, archive: zipfile.ZipFile, expected: set[str]) -> None:

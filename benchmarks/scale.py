@@ -1,0 +1,206 @@
+"""Start-up time and peak memory of the stages over 100, 1,000 and 10,000 episodes.
+
+    python -m benchmarks.scale --folder /tmp/scale --json docs/scale.json --figure docs/scale.svg
+
+Makes short valid episodes and encodes them with the shipped V. Then each stage is started twice:
+without the index of the files, and with it. A start ends where the work begins: at the first
+gradient step, at the first generation, or with nothing left to drive or to encode. It includes
+Python, JAX and the first batch, but not the compilation of the step. With --folder the episodes
+are kept, and a rerun makes only what is missing.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+import collect_data
+from benchmarks.measuring import machine
+from utils import runtime
+from utils.data.episodes import FRAME_SHAPE, Episode, write_episode
+from utils.data.splits import TRAINING
+from utils.io.index import INDEX_NAME, TICK_NS
+from utils.settings import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+MODE = "random"
+# Each stage, the shipped models that lie in its run folder, and the function at whose first call
+# its work begins. The first two stages end by themselves.
+STAGES: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "collect_data": ((), None),
+    "process_data": (("vae",), None),
+    "run_vae_training": ((), "make_step"),
+    "train_rnn": (("vae",), "make_step"),
+    "train_dream": (("vae", "rnn"), "run_generations"),
+}
+INDEX, NO_INDEX = "with its index", "without"
+
+
+def synthetic_episode(track: int, steps: int) -> Episode:
+    """An episode of blocks and noise, which collect_data.py takes for one of its own."""
+    rng = np.random.default_rng(track)
+    settings = collect_data.Settings(mode=MODE)
+    return Episode(
+        frames=rng.integers(0, 256, (steps + 1, 4, 4, 3), np.uint8).repeat(16, 1).repeat(16, 2),
+        actions=rng.random((steps, 3), np.float32),
+        rewards=np.where(rng.random(steps) < 0.3, 3.2, -0.1).astype(np.float32),
+        terminated=np.zeros(steps, bool),
+        truncated=np.arange(steps) == steps - 1,
+        lap_finished=False,
+        seed=track,
+        provenance=collect_data.identity_of(MODE, settings, None),
+    )
+
+
+def make_data(folder: Path, episodes: int, steps: int) -> None:
+    """Write the episodes that are missing."""
+    assert FRAME_SHAPE == (64, 64, 3)
+    for track in TRAINING[MODE][:episodes]:
+        path = folder / "data" / "rollouts" / MODE / f"{track}.npz"
+        if not path.exists():
+            write_episode(path, synthetic_episode(track, steps))
+
+
+def command(stage: str, folder: Path, episodes: int) -> list[str]:
+    """The command that starts a stage in a process of its own."""
+    run_dir = folder / stage
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True)
+    for model in STAGES[stage][0]:
+        shutil.copy(ROOT / "pretrained" / f"{model}.eqx", run_dir)
+    flags = ["--data-dir", str(folder / "data"), "--run-dir", str(run_dir)]
+    if stage == "collect_data":
+        flags += ["--mode", MODE, "--episodes", str(episodes)]
+    return [sys.executable, "-m", "benchmarks.scale", "--start", stage, *flags]
+
+
+def start(stage: str, flags: list[str]) -> None:
+    """Run a stage, in this process, until its work begins."""
+    script = importlib.import_module(stage)
+    first_call = STAGES[stage][1]
+
+    def stop(*arguments: Any) -> None:
+        os._exit(0)
+
+    if first_call is not None:
+        made: Callable[..., Any] = stop if first_call == "run_generations" else lambda *_: stop
+        setattr(script, first_call, made)
+    sys.argv = [f"{stage}.py", *flags]
+    runtime.run(script.main, parse(script.Settings, script.__doc__, script.PRESETS))
+
+
+def measure(stage: str, folder: Path, episodes: int) -> dict[str, float]:
+    """Seconds and peak memory in MB of the process of a stage."""
+    arguments = command(stage, folder, episodes)
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begun
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{stage} failed: {errors}")
+    return {"seconds": round(seconds, 2), "MB": round(usage.ru_maxrss * 1024 / 1e6)}
+
+
+def remove_indexes(folder: Path) -> None:
+    """Remove the indexes of rollouts and latents."""
+    for kind in ("rollouts", "latents"):
+        (folder / "data" / kind / INDEX_NAME).unlink(missing_ok=True)
+
+
+def measure_size(folder: Path, episodes: int, steps: int) -> dict[str, Any]:
+    """What all stages need on so many episodes."""
+    make_data(folder, episodes, steps)
+    begun = time.perf_counter()
+    measure("process_data", folder, episodes)
+    print(f"{episodes} episodes encoded in {time.perf_counter() - begun:.1f} s", flush=True)
+    time.sleep(TICK_NS / 1e9)  # younger files are never indexed
+    found: dict[str, Any] = {}
+    for stage in STAGES:
+        remove_indexes(folder)
+        found[stage] = {NO_INDEX: measure(stage, folder, episodes)}
+    measure("collect_data", folder, episodes)
+    measure("process_data", folder, episodes)
+    for stage in STAGES:
+        found[stage][INDEX] = measure(stage, folder, episodes)
+    return found
+
+
+def table(found: dict[int, dict[str, Any]]) -> str:
+    """Seconds and peak memory by stage and number of episodes, as Markdown."""
+    sizes = list(found)
+    head = " | ".join(f"{size:,}" for size in sizes)
+    lines = [
+        f"| | seconds: {head} | without an index | MB: {head} |",
+        "|---|" + "---|" * (2 * len(sizes) + 1),
+    ]
+    for stage in STAGES:
+        rows = [found[size][stage] for size in sizes]
+        seconds = [f"{row[INDEX]['seconds']:.1f}" for row in rows]
+        slowest = f"{rows[-1][NO_INDEX]['seconds']:.1f}"
+        memory = [f"{row[INDEX]['MB']:.0f}" for row in rows]
+        lines.append(f"| `{stage}.py` | {' | '.join([*seconds, slowest, *memory])} |")
+    return "\n".join(lines)
+
+
+def draw(found: dict[int, dict[str, Any]], path: Path) -> None:
+    """Draw start-up time and peak memory over the number of episodes, a line for each stage."""
+    figure, sizes = Figure(figsize=(8, 3.4), layout="constrained"), list(found)
+    panels = (("seconds", "start-up, seconds"), ("MB", "peak memory, MB"))
+    for axes, (unit, label) in zip(figure.subplots(1, 2), panels, strict=True):
+        for number, stage in enumerate(STAGES):
+            for how, style in ((INDEX, "o-"), (NO_INDEX, "o:")):
+                values = [found[size][stage][how][unit] for size in sizes]
+                name = stage if how == INDEX else None
+                axes.plot(sizes, values, style, color=f"C{number}", markersize=3, label=name)
+        axes.set(xlabel="episodes (dotted: without an index)", ylabel=label, xscale="log", ylim=0)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    with rc_context({"svg.hashsalt": "scale"}):
+        figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure, print, and perhaps write."""
+    if sys.argv[1:2] == ["--start"]:
+        start(sys.argv[2], sys.argv[3:])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    parser.add_argument("--episodes", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--steps", type=int, default=30, help="length of an episode")
+    parser.add_argument("--folder", type=Path, help="keep the episodes here")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--figure", type=Path, help="draw them to this SVG file")
+    arguments = parser.parse_args()
+    found: dict[int, dict[str, Any]] = {}
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for episodes in arguments.episodes:
+            here = folder / f"{episodes}x{arguments.steps}"
+            found[episodes] = measure_size(here, episodes, arguments.steps)
+            print(f"\n{machine()}\n\n{table(found)}\n", flush=True)
+    if arguments.json:
+        values = {"device": machine(), "steps": arguments.steps, "episodes": found}
+        arguments.json.write_text(json.dumps(values, indent=2) + "\n")
+    if arguments.figure:
+        draw(found, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
