@@ -4,8 +4,8 @@
 
 Reads data/rollouts/ and the run's vae.eqx. Writes mu and logvar of every frame to
 data/latents/<mode>/<seed>.npz, about 0.25 kB per frame. Only new episodes, and those encoded by
-another VAE, are encoded. About 1,000 frames/s on 2 CPU cores. An index of each folder saves the next
-scripts from opening what they know.
+another VAE, are encoded. About 1,000 frames/s on 2 CPU cores. Indexes both folders, so that later
+scripts open only new files.
 """
 
 import collections

@@ -10,6 +10,7 @@ are kept, and a rerun makes only what is missing.
 """
 
 import argparse
+import atexit
 import contextlib
 import importlib
 import json
@@ -93,8 +94,10 @@ def start(stage: str, flags: list[str]) -> None:
     first_call = STAGES[stage][1]
 
     def stop(*arguments: Any) -> None:
+        print_peak()
         os._exit(0)
 
+    atexit.register(print_peak)
     if first_call is not None:
         made: Callable[..., Any] = stop if first_call == "run_generations" else lambda *_: stop
         setattr(script, first_call, made)
@@ -102,21 +105,22 @@ def start(stage: str, flags: list[str]) -> None:
     runtime.run(script.main, parse(script.Settings, script.__doc__, script.PRESETS))
 
 
+def print_peak() -> None:
+    """Print the peak memory of this process in kB. Its parent's counts in what wait4(2) tells."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print("\n" + next(line.split()[1] for line in lines if line.startswith("VmHWM")), flush=True)
+
+
 def measure(stage: str, folder: Path, episodes: int) -> dict[str, float]:
     """Seconds and peak memory in MB of the process of a stage."""
     arguments = command(stage, folder, episodes)
     begun = time.perf_counter()
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     seconds = time.perf_counter() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{stage} failed: {errors}")
-    return {"seconds": round(seconds, 2), "MB": round(usage.ru_maxrss * 1024 / 1e6)}
+    if done.returncode:
+        raise SystemExit(f"{stage} failed: {done.stderr}")
+    peak = int(done.stdout.splitlines()[-1])
+    return {"seconds": round(seconds, 2), "MB": round(peak * 1024 / 1e6)}
 
 
 def remove_indexes(folder: Path) -> None:
