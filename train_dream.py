@@ -34,6 +34,7 @@ from utils.io.files import locked, sha256_of
 from utils.io.records import Metrics, read_metrics, timed
 from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_if_diverged
 from utils.io.run_folder import AgentFiles, check_compatible
+from utils.io.tracking import TrackingSettings, track_finished, tracked
 from utils.runtime import default_workers, describe_device, progress
 from utils.search.evolution import (
     DreamEvaluator,
@@ -47,13 +48,13 @@ from utils.search.evolution import (
     run_generations,
 )
 from utils.search.selection import drive_each, mean_score, scored_means, select
-from utils.settings import CommonSettings, parse, recorded_settings, setting
+from utils.settings import parse, recorded_settings, setting
 from utils.sim.env import ENVIRONMENTS
 from utils.viz.figures import plot_curves
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(TrackingSettings):
     """The flags of this step."""
 
     searches: int = setting(4, "searches, one after another, each from the same start", minimum=1)
@@ -107,12 +108,8 @@ class Settings(CommonSettings):
     env: str = setting(
         "fast", "renderer of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
-    save_every: int = setting(
-        10, "generations between saved states", minimum=1, changes_result=False
-    )
-    fresh: bool = setting(
-        False, "start from zero even if the last controller could be used", changes_result=False
-    )
+    save_every: int = setting(10, "generations between saves", minimum=1, changes_result=False)
+    fresh: bool = setting(False, "start from zero, not the last controller", changes_result=False)
 
     def saves_mean(self, done: int, length: int) -> bool:
         """Whether the mean after `done` of `length` generations of a search is saved."""
@@ -183,21 +180,27 @@ def main(settings: Settings) -> None:
 
 
 def train(settings: Settings) -> None:
-    """Run the searches, from the start or resumed, then choose among their means."""
+    """Run the searches, from the start or resumed, and choose among their means."""
     run = begin(settings)
     if run is None:
         return
-    first, last = run.plan.first, run.last
-    begun_at = math.inf if run.plan.action == "resume" else first
+    begun_at = math.inf if run.plan.action == "resume" else run.plan.first
     metrics = Metrics(settings.run_dir / "controller.metrics.jsonl", run.plan.done, begun_at)
+    with tracked(metrics, settings, run.header("controller", run.plan.first)):
+        evolve(run, metrics)
+        finish(run, metrics)
+
+
+def evolve(run: Run, metrics: Metrics) -> None:
+    """Run the searches that are not done yet. Saves the means of their distributions."""
+    settings, first, last = run.settings, run.plan.first, run.last
     search, params, start = initial_search(run.evaluator, jax.random.key(settings.seed))
     reached = run.plan.done, start
     if run.plan.action == "resume":
         _, state = checkpoints.load(run.state_path, "controller training", lambda _: start)
         reached = run.plan.done, as_returned(state, settings)
     if run.plan.action == "continue":  # a new mean has to beat the last controller
-        zero = search.get_mean(start)
-        metrics.append(step=first, first=first, **run.save_mean(first, zero))
+        metrics.append(step=first, first=first, **run.save_mean(first, search.get_mean(start)))
 
     key, at_once = jax.random.key(settings.seed), 1
     stops = settings.save_mean_every, settings.save_every
@@ -226,7 +229,6 @@ def train(settings: Settings) -> None:
             if "dream_score" in records[-1] or done % settings.save_every == 0:
                 run.save_state(*reached)
             bar.set_postfix(mean=f"{records[-1]['mean']:.0f}", refresh=False)
-    finish(run, metrics)
 
 
 def begin(settings: Settings) -> Run | None:
@@ -234,28 +236,25 @@ def begin(settings: Settings) -> Run | None:
     final = settings.run_dir / "controller.eqx"
     vae_path, rnn_path = settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx"
     header, rnn = checkpoints.load_rnn(rnn_path)
+    vae = header.inputs["vae"]
     check_compatible(rnn_path, header.inputs, "vae", vae_path)
-    entries = find_latents(settings.data_dir, rnn.latent, header.inputs["vae"])
-    inputs = {
-        "data": dataset_fingerprint(entries),
-        "vae": header.inputs["vae"],
-        "rnn": sha256_of(rnn_path),
-    }
+    entries = find_latents(settings.data_dir, rnn.latent, vae)
+    inputs = {"data": dataset_fingerprint(entries), "vae": vae, "rnn": sha256_of(rnn_path)}
     values, origin = recorded_settings(settings), header.progress["continued_from"]
     state = settings.run_dir / "controller.training.eqx"
     plan = plan_training(final, state, inputs, values, settings.fresh, {"rnn": origin})
     print(f"C: {plan.reason}")
     if plan.action == "finished":
         state.unlink(missing_ok=True)  # left by a process killed just after it finished
+        track_finished(final.with_suffix(".metrics.jsonl"), settings)
         return None
     if settings.masked_units > rnn.hidden:
         raise UserError(f"--masked-units {settings.masked_units}: {rnn_path} has {rnn.hidden}")
     origin = Controller(rnn.latent + rnn.hidden)
     if plan.continued_from:
         _, origin = checkpoints.load_controller(final)
-    start_states = build_start_states(
-        [entry for entry in entries if not entry.held_out], rnn, settings.seed
-    )
+    seen = [entry for entry in entries if not entry.held_out]
+    start_states = build_start_states(seen, rnn, settings.seed)
     save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
     whitening = fit_whitening(start_states, settings.principal_components, settings.masked_units)
     evaluator = DreamEvaluator(rnn, start_states, whitening, origin, settings)

@@ -32,7 +32,8 @@ FILES = {
     "lint": ("lint",),
     "dask": ("dask",),
     "hub": ("hub",),
-    "extras": ("minari", "notebook", "learn"),
+    "track": ("track",),
+    "extras": ("track", "minari", "notebook", "learn"),
     "faults": ("faults", "test"),
     "benchmarks": ("benchmarks",),
 }

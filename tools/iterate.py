@@ -28,8 +28,9 @@ from utils.io.checkpoints import read_header
 from utils.io.files import locked, write_json
 from utils.io.records import Metrics, read_metrics
 from utils.io.run_folder import AgentFiles, find_agent
+from utils.io.tracking import TrackingSettings
 from utils.runtime import default_workers, format_number
-from utils.settings import CommonSettings, parse, restore_settings, setting
+from utils.settings import parse, restore_settings, setting
 from utils.sim.workers import kept_workers
 from utils.viz.figures import plot_curves
 
@@ -37,7 +38,7 @@ SCORE_TRACKS = VALIDATION[10_000:]  # train_dream.py selects on the first ones
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(TrackingSettings):
     """The flags of this script."""
 
     rounds: int = setting(3, "total number of rounds, finished ones included", minimum=1)
@@ -86,10 +87,11 @@ def run_round(settings: Settings, number: int) -> None:
         run_script(settings, process_data)
     rnn = read_header(agent.rnn)
     learning = restore_settings(rnn.settings, train_rnn.Settings, agent.rnn, rnn.sizes)
-    run_script(settings, train_rnn, **learning)
+    run_script(settings, train_rnn, **learning, track=settings.track)
     recorded = read_header(agent.controller).settings
     evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
-    run_script(settings, train_dream, **evolution, workers=settings.workers)
+    flags = {"workers": settings.workers, "track": settings.track}
+    run_script(settings, train_dream, **evolution, **flags)
 
 
 def score(settings: Settings, number: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,11 @@ class Metrics:
     Opening it drops the records after step `resume_at`, so that the file of a resumed run equals
     that of an uninterrupted one. A training that begins at step `begun_at` also drops the records
     that an earlier attempt at the same training wrote (those with the same `first`).
+
+    A `listener` is called with every record that has been appended.
     """
+
+    listener: Callable[[dict[str, Any]], None] | None = None
 
     def __init__(self, path: Path, resume_at: int, begun_at: float = math.inf):
         self.path = path
@@ -61,6 +65,8 @@ class Metrics:
     def append(self, **record: Any) -> None:
         """Append one record. It needs a `step`."""
         append_record(self.path, record)
+        if self.listener is not None:
+            self.listener(record)
 
 
 @contextlib.contextmanager

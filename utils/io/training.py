@@ -25,15 +25,16 @@ from utils.io import checkpoints
 from utils.io.checkpoints import Header
 from utils.io.records import Metrics
 from utils.io.resume import plan_training, save_on_interrupt, stop_if_diverged
+from utils.io.tracking import TrackingSettings, track_finished, tracked
 from utils.runtime import progress
-from utils.settings import CommonSettings, recorded_settings, setting
+from utils.settings import recorded_settings, setting
 
 ModelT = TypeVar("ModelT")
 StateT = TypeVar("StateT")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings(CommonSettings):
+class TrainingSettings(TrackingSettings):
     """The flags that the trainings of V and M share. Each script has its own numbers of steps."""
 
     steps: int = setting(1, "gradient steps", minimum=1)
@@ -69,6 +70,7 @@ class Training:
         self.finished = self.plan.action == "finished"
         if self.finished:
             self.saved.unlink(missing_ok=True)  # a kill just after the end leaves it behind
+            track_finished(self.final.with_suffix(".metrics.jsonl"), settings)
         self.steps = settings.continue_steps if self.plan.continued_from else settings.steps
         self.last = self.plan.first + self.steps
         self.batches_done = self.plan.done - self.plan.first
@@ -98,7 +100,12 @@ class Training:
         self._saved_at = time.monotonic()
         self.metrics = Metrics(self.final.with_suffix(".metrics.jsonl"), self.plan.done)
         self.bar = progress(self.steps, "step", self.batches_done)
-        with self.bar, save_on_interrupt(self._save_state):
+        begun = self._header(self.kind, self.plan.first)
+        with (
+            tracked(self.metrics, self.settings, begun),
+            self.bar,
+            save_on_interrupt(self._save_state),
+        ):
             yield range(self.plan.done + 1, self.last + 1)
 
     def evaluates_at(self, step: int) -> bool:
