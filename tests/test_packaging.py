@@ -1,5 +1,6 @@
 """Dependencies are declared once, in pyproject.toml; all other lists and bounds agree with it."""
 
+import json
 import os
 import re
 import shutil
@@ -278,3 +279,28 @@ def test_one_version_and_one_address_everywhere() -> None:
     address = PROJECT["urls"]["Repository"]
     assert citation["repository-code"] == address
     assert f"git clone {address}.git" in (ROOT / "README.md").read_text()
+
+
+def test_one_command_fills_in_the_address_everywhere(tmp_path: Path) -> None:
+    """The command of CONTRIBUTING.md, run on a copy of all files that Git tracks."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    for name in filter(None, names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / name, follow_symlinks=False)
+    (command,) = re.findall(r"^git grep .*$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    command = command.replace("you/your-repository", "ada/cars")
+    for line in ("git init --quiet", "git add --all", command):
+        subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+    old = PROJECT["urls"]["Repository"].removeprefix("https://github.com/")
+    found = ["git", "grep", "--fixed-strings", "--files-with-matches"]
+    assert subprocess.run([*found, old], cwd=tmp_path, capture_output=True).stdout == b""
+    text = subprocess.check_output([*found, "ada/cars"], cwd=tmp_path, text=True)
+    places = {"README.md", "pyproject.toml", "CITATION.cff", "examples/quick_run.ipynb"}
+    assert places <= set(text.split())
+    notebook = (tmp_path / "examples" / "quick_run.ipynb").read_text()
+    cells = ["".join(cell["source"]) for cell in json.loads(notebook)["cells"]]
+    badge = "https://colab.research.google.com/github/ada/cars/blob/main/examples/quick_run.ipynb"
+    assert f"]({badge})" in cells[0]
+    assert any('REPOSITORY = "https://github.com/ada/cars"\n' in cell for cell in cells)
