@@ -166,7 +166,7 @@ class Trackio:
 
     def __init__(self, curves: Curves):
         self.curves = curves
-        trackio = importlib.import_module("trackio")
+        self.trackio = trackio = importlib.import_module("trackio")
         for variable in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
             if variable in os.environ:
                 raise ValueError(f"unset {variable}: the curves are kept in the local database")
@@ -186,7 +186,7 @@ class Trackio:
 
     def close(self, failed: bool) -> None:
         """Write what is pending."""
-        self.run.finish()
+        self.trackio.finish()  # not run.finish(), which Trackio would repeat when Python exits
 
     @staticmethod
     def _runs(trackio: Any) -> list[Any]:

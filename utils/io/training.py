@@ -99,14 +99,10 @@ class Training:
         self._reached = self.plan.done, state
         self._saved_at = time.monotonic()
         self.metrics = Metrics(self.final.with_suffix(".metrics.jsonl"), self.plan.done)
-        self.bar = progress(self.steps, "step", self.batches_done)
-        begun = self._header(self.kind, self.plan.first)
-        with (
-            tracked(self.metrics, self.settings, begun),
-            self.bar,
-            save_on_interrupt(self._save_state),
-        ):
-            yield range(self.plan.done + 1, self.last + 1)
+        with tracked(self.metrics, self.settings, self._header(self.kind, self.plan.first)):
+            self.bar = progress(self.steps, "step", self.batches_done)
+            with self.bar, save_on_interrupt(self._save_state):
+                yield range(self.plan.done + 1, self.last + 1)
 
     def evaluates_at(self, step: int) -> bool:
         """Whether metrics are due at this step: every so often, and at the last."""
