@@ -5,8 +5,11 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from scripts import ROOT
+
+from examples import ppo_single_file as ppo
 
 
 def run(*arguments: str) -> str:
@@ -51,7 +54,7 @@ def test_returns_are_measured_at_every_temperature() -> None:
     assert float(rows[0][1]) > 20  # the shipped agent drives in its own dream
 
 
-def test_ppo_learns_in_the_dream_and_drives_the_real_track() -> None:
+def test_ppo_of_stable_baselines_learns_in_the_dream_and_drives_the_real_track() -> None:
     pytest.importorskip("stable_baselines3", reason="pip install -r requirements/extras.txt")
     text = run(
         *("examples.ppo_in_the_dream", "--dreams", "8", "--steps", "400"),
@@ -59,3 +62,36 @@ def test_ppo_learns_in_the_dream_and_drives_the_real_track() -> None:
     )
     assert "400 dreamed steps, mean return of a dream: " in text
     assert len(scores(text)) == 2 and "on 2 tracks" in text
+
+
+@pytest.mark.parametrize("env", ["dream", "real"])
+def test_ppo_in_one_file_learns_and_drives_the_real_track(env: str) -> None:
+    envs = {"dream": "8", "real": "1"}[env]
+    text = run(
+        *("examples.ppo_single_file", "--env", env, "--num-envs", envs, "--num-steps", "10"),
+        *("--total-timesteps", "80", "--num-minibatches", "2", "--tracks", "2"),
+        *("--real-steps", "10"),
+    )
+    assert "80 steps, " in text and "mean return: " in text
+    assert len(scores(text)) == 2 and "on 2 tracks" in text
+
+
+def test_ppo_in_one_file_computes_advantages_as_written_out() -> None:
+    """Against sums written out over one rollout of two environments, one with an end inside."""
+    gamma, gae_lambda, steps = 0.9, 0.8, 4
+    random = np.random.default_rng(0)
+    value, reward = random.normal(size=(2, steps, 2)).astype(np.float32)
+    done = np.array([[0, 0], [0, 1], [0, 0], [0, 0]], np.float32)
+    last = np.array([0.5, -0.5], np.float32)
+    batch = ppo.Batch(*[np.zeros((steps, 2))] * 3, value, reward, done)
+    found = ppo.advantages(batch, last, gamma, gae_lambda)
+    following = np.concatenate([value[1:], last[None]])
+    for env in range(2):
+        for t in range(steps):
+            expected, weight = 0.0, 1.0
+            for later in range(t, steps):
+                kept = 1 - done[later, env]
+                delta = reward[later, env] + gamma * kept * following[later, env]
+                expected += weight * (delta - value[later, env])
+                weight *= gamma * gae_lambda * kept
+            assert found[t, env] == pytest.approx(expected, abs=1e-5)
