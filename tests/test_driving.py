@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from utils.io.files import sha256_of
 from utils.io.run_folder import AgentFiles
 from utils.sim.agent import Agent, encode, policy_step
 from utils.sim.env import drive_episode, make_environment, resize_frame
-from utils.sim.rollouts import drive_all, make_driver, run_batch
+from utils.sim.rollouts import drive_all, make_driver, package_versions, run_batch
 from utils.sim.tasks import CARS_PER_BATCH, DriveBatch, DriveTask, batch_tasks
 from utils.sim.workers import kept_workers
 
@@ -191,3 +192,17 @@ def test_noisy_actions_stay_in_the_action_space_and_update_the_memory(
         hidden, cell = lstm_step(loaded.rnn, hidden, cell, z, action)
         observation, *_ = environment.step(action)
     np.testing.assert_allclose(driver.agent.memory.hidden[0], hidden, atol=1e-4)
+
+
+@pytest.mark.parametrize("box2d", [{"box2d": "2.3.10"}, {"box2d-py": "2.3.8"}])
+def test_versions_name_the_box2d_that_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box2d: dict[str, str]
+) -> None:
+    """box2d has no wheel for Python 3.14 and ARM64 Linux: these have box2d-py."""
+    installed = {"gymnasium": "1.4.0", **box2d, "pygame-ce": "2.5.8", "numpy": "2.4", "jax": "0.9"}
+    for name, version in installed.items():
+        folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert package_versions("jax") == installed

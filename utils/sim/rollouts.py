@@ -180,5 +180,7 @@ def drive_side_by_side(
 
 def package_versions(*extra: str) -> dict[str, str]:
     """Versions of the packages that decide an episode's bytes, and of the `extra` packages."""
-    names = ("gymnasium", "box2d", "pygame-ce", "numpy", *extra)
+    # Python 3.14 and ARM64 Linux have box2d-py: see fast_car_racing/installation.py.
+    box2d = "box2d" if any(importlib.metadata.distributions(name="box2d")) else "box2d-py"
+    names = ("gymnasium", box2d, "pygame-ce", "numpy", *extra)
     return {name: importlib.metadata.version(name) for name in names}
