@@ -52,8 +52,8 @@ $(VENV)/installed-faults: requirements/faults.txt $(VENV)/installed-test
 
 run: $(VENV)/installed  ## all six steps with the smallest sizes: about 10 minutes on 2 CPU cores
 	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 16
-	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 32
-	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 8
+	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 64
+	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 24
 	$(BIN)/python run_vae_training.py $(QUICK)
 	$(BIN)/python process_data.py $(QUICK)
 	$(BIN)/python train_rnn.py $(QUICK)
@@ -67,7 +67,7 @@ reproduce: $(VENV)/installed  ## the recipe of docs/experiments.md, from nothing
 	$(BIN)/python collect_data.py $(FLAGS) --mode aggressive --episodes 60
 	$(BIN)/python run_vae_training.py $(FLAGS)
 	$(BIN)/python process_data.py $(FLAGS)
-	$(BIN)/python train_rnn.py $(FLAGS) --optimism-penalty 2
+	$(BIN)/python train_rnn.py $(FLAGS)
 	$(BIN)/python train_dream.py $(FLAGS)
 	$(BIN)/python -m tools.iterate $(FLAGS) --rounds 3
 	$(BIN)/python test_agent.py $(FLAGS) --log docs/test_log.jsonl

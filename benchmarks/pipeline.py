@@ -26,7 +26,7 @@ from utils.settings import PRESET_NAMES
 ROOT = Path(__file__).resolve().parents[1]
 # Episodes of each way of driving, as the README has them.
 COLLECTED = {
-    "quick": {"random": 16, "recovery": 32, "aggressive": 8},
+    "quick": {"random": 16, "recovery": 64, "aggressive": 24},
     "laptop": {"random": 80, "recovery": 200, "aggressive": 60},
     "paper": {"random": 2_000, "recovery": 6_000, "aggressive": 2_000},
 }

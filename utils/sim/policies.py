@@ -59,6 +59,8 @@ class RandomDriver:
 class Centerline:
     """The track's centre line and the highest safe speed at each of its N points.
 
+    The points are in driving order: counterclockwise, as tracks are built, or clockwise.
+
     Attributes: `xy` float64 (N, 2) in Box2D units, `speed` float64 (N) in units/s.
     """
 
@@ -66,9 +68,9 @@ class Centerline:
     GRIP = 220.0  # highest lateral acceleration, units/s²
     BRAKING = 91.0  # highest deceleration, units/s²
 
-    def __init__(self, track: list[tuple[float, float, float, float]]):
+    def __init__(self, track: list[tuple[float, float, float, float]], clockwise: bool = False):
         points = np.asarray(track)
-        self.xy = points[:, 2:4]
+        self.xy = points[::-1, 2:4] if clockwise else points[:, 2:4]
         forward = np.roll(self.xy, -1, axis=0) - self.xy
         heading = np.arctan2(forward[:, 1], forward[:, 0])
         turn = np.roll(heading, -3) - heading
@@ -106,6 +108,7 @@ class DrivingStyle:
     swerve_chance: float = 0.0  # per step: steer off the line for 0.3 to 0.8 s
     pedal_chance: float = 0.0  # per step: hold random pedals for about a second
     gas_limit: float = 0.87  # near 1 the rear wheels spin
+    clockwise: bool = False  # turn around at the start and drive the other way
 
 
 def sample_style(mode: str, rng: np.random.Generator) -> DrivingStyle:
@@ -115,7 +118,11 @@ def sample_style(mode: str, rng: np.random.Generator) -> DrivingStyle:
     M learns that the road straightens whatever the action is, and CMA-ES exploits any action that
     M never saw, such as trembling wheels or a held brake. So the noise ranges from slow to white,
     and mode "recovery" also freezes the controls, swerves and holds the pedals.
+
+    Half of the episodes are driven clockwise. Tracks run counterclockwise, so in the usual
+    direction sharp right turns are too rare for V and M to learn.
     """
+    clockwise = bool(rng.random() < 0.5)
     rate = math.exp(rng.uniform(math.log(0.03), 0.0))
     # The car responds to the mean over some steps, so fast noise may be stronger than slow noise.
     steer_noise = rng.uniform(0.0, 0.2) * (1 + 4 * rate)
@@ -126,6 +133,7 @@ def sample_style(mode: str, rng: np.random.Generator) -> DrivingStyle:
             pedal_noise=rng.uniform(0.0, 0.15),
             noise_rate=rate,
             gas_limit=rng.uniform(0.8, 1.0),
+            clockwise=clockwise,
         )
     return DrivingStyle(
         pace=rng.uniform(0.5, 1.0),
@@ -137,6 +145,7 @@ def sample_style(mode: str, rng: np.random.Generator) -> DrivingStyle:
         swerve_chance=max(0.0, rng.uniform(-0.3, 1.0)) / 300,
         pedal_chance=max(0.0, rng.uniform(-0.5, 1.0)) / 150,
         gas_limit=rng.uniform(0.4, 0.87),
+        clockwise=clockwise,
     )
 
 
@@ -169,7 +178,7 @@ class ScriptedDriver:
         """Read the environment's current track."""
         world: Any = environment.unwrapped  # CarRacing, ours or Gymnasium's
         self.car = world.car
-        self.line = Centerline(world.track)
+        self.line = Centerline(world.track, self.style.clockwise)
         self.index: int | None = None
         self.freeze, self.swerve, self.pedals = HeldAction(), HeldAction(), HeldAction()
 
