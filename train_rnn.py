@@ -50,8 +50,8 @@ class Settings(TrainingSettings):
     components: int = setting(
         COMPONENTS, "Gaussians per latent dimension's mixture", minimum=1, size=True
     )
-    steps: int = setting(16_000, "gradient steps", minimum=1)
-    continue_steps: int = setting(6000, "gradient steps after episodes were added", minimum=1)
+    steps: int = setting(20_000, "gradient steps", minimum=1)
+    continue_steps: int = setting(8000, "gradient steps after episodes were added", minimum=1)
     lanes: int = setting(
         16,
         "batch size: episodes trained on in parallel; small, so that there are many steps",
@@ -75,7 +75,7 @@ class Settings(TrainingSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 2700, "continue_steps": 900, "evaluate_every": 300},
+    "quick": {"steps": 4000, "continue_steps": 1200, "evaluate_every": 500},
     "paper": {"steps": 60_000, "continue_steps": 10_000, "lanes": 64},
 }
 EVALUATED_EPISODES, STARTS = 16, 8  # held-out episodes, open-loop dreams from each of them
