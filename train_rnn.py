@@ -5,8 +5,8 @@
 
 Reads data/latents/, in bounded memory, and the run's vae.eqx. Writes rnn.eqx, rnn.metrics.jsonl
 and rnn.png to --run-dir. Rerun the same command to resume; with new episodes it continues from the
-last weights. About 40,000 time steps/s on 2 CPU cores: with --lanes 16 and --window 100, 25 gradient
-steps/s.
+last weights. About 40,000 time steps/s on 2 CPU cores: with --lanes 16 and --window 100, 25
+gradient steps/s.
 """
 
 import itertools
