@@ -86,8 +86,8 @@ RENAMES = (  # of files into place, by the script itself or by its workers
 )
 ROUND_RENAMES = (  # of tools.iterate into its own folder rounds/; a kill takes long: one of each
     *(("script", 2, "before"), ("script", 3, "after"), ("script", 4, "before")),
-    *(("script", 5, "after"), ("script", 6, "before"), ("script", 20, "before")),
-    *(("script", 21, "after"), ("script", 22, "before"), ("script", 23, "after")),
+    *(("script", 5, "after"), ("script", 6, "before"), ("script", 25, "before")),
+    *(("script", 26, "after"), ("script", 27, "before"), ("script", 28, "after")),
     *(("worker", 1, "after"), ("worker", 4, "before")),
 )
 # Files opened for writing, as numbers. Missing: running times, which may fail to be written, and
