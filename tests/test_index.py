@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     open_archive = utils.data.episodes.open_archive
 
-    def note(path: Path, schema: object) -> object:
+    def note(path: Path, schema: Iterable[str]) -> object:
         names.append(path.name)
         return open_archive(path, schema)
 
@@ -181,7 +181,8 @@ def test_a_settled_file_is_indexed(
 def test_a_file_from_the_future_is_always_read(indexed: Path, opened: list[str]) -> None:
     """Another machine wrote it by a clock ahead of this one's. Its time says nothing."""
     path = indexed / "random" / "2.npz"
-    os.utime(path, ns=(time.time_ns() + 3600 * 10**9,) * 2)
+    future = time.time_ns() + 3600 * 10**9
+    os.utime(path, ns=(future, future))
     update_index(indexed, EPISODE_SCHEMA)
     opened.clear()
     assert [entry.seed for entry in scan(indexed)] == [1, 2, 3]
