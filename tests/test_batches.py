@@ -172,7 +172,7 @@ def test_an_episode_is_read_once_while_a_lane_is_in_it() -> None:
 
     places = [[(1, 0), (1, 4)], [(1, 4), (1, 8)], [(1, 8), (0, 0)], [(3, 0), (0, 4)], [(1, 0)] * 2]
     list(window_batches(count, iter(places), 4))
-    assert read == [1, 0, 3, 1]
+    assert sorted(read) == [0, 1, 1, 3]  # several threads read, in any order
 
 
 def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
