@@ -1,0 +1,81 @@
+"""benchmarks.time_to_score: its table, and a rehearsal of our pipeline and of PPO."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.time_to_score.pipeline import Pipeline
+from benchmarks.time_to_score.results import Point, draw, read_curve, table
+from utils.io.records import read_records
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_table_has_the_first_time_above_a_level_and_the_last_score_before_a_minute(
+    tmp_path: Path,
+) -> None:
+    curves = {
+        "ours": [Point(300.0, 1_000, [400.0, 700.0]), Point(2_000.0, 5_000, [850.0, 950.0])],
+        "ppo": [Point(630.0, 9_000, [100.0]), Point(1_230.0, 18_000, [510.0])],
+    }
+    lines = table(curves, finished=["ours"]).splitlines()
+    assert lines[0].split(" | ")[1:4] == ["to 500", "to 800", "to 900"]
+    assert lines[2] == (
+        "| ours | 5 min, 1,000 frames | 33 min, 5,000 frames | 33 min, 5,000 frames | "
+        "550 ± 150 | 900 ± 50 | 900 ± 50 | 900 ± 50, 33 min |"
+    )
+    # 630 s still count as 10 minutes. PPO has not been trained for 60 minutes.
+    assert lines[3] == "| ppo | 20 min, 18,000 frames | – | – | 100 ± 0 | – | – | 510 ± 0, 20 min |"
+    draw(curves, tmp_path / "curves.svg")
+    assert (tmp_path / "curves.svg").read_text().rstrip().endswith("</svg>")
+
+
+def rehearse(folder: Path, *flags: str) -> str:
+    """Run the rehearsal; returns what it printed."""
+    command = "-m benchmarks.time_to_score --rehearse --tracks 2 --every 0.05 --output-dir"
+    return subprocess.run(
+        [sys.executable, *command.split(), str(folder), *flags],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_our_pipeline_stops_when_its_time_is_over_and_resumes(tmp_path: Path) -> None:
+    commands = "collect_data.py --mode recovery --episodes 2 --max-steps 30 --workers 1"
+    pipeline = Pipeline(tmp_path, commands, range(1), minutes=0.01)
+    pipeline.run()
+    stopped = pipeline.progress()
+    assert stopped["done"] == 0 and stopped["seconds"] > 0.6
+    pipeline.run()  # the time is over already
+    assert pipeline.progress() == stopped
+    pipeline.limit = 300.0
+    pipeline.run()
+    done = pipeline.progress()
+    assert done["done"] == 1 and done["seconds"] > stopped["seconds"]
+    assert pipeline.frames() == (60, 0)
+
+
+def test_a_rehearsal_draws_every_curve_and_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3", reason="needs requirements/benchmarks.txt")
+    rehearse(tmp_path, "--curves", "ours", "--minutes", "10")
+    [ours] = read_records(tmp_path / "ours" / "scores.jsonl")
+    assert len(ours["scores"]) == 2 and ours["frames"] > ours["collected"] == 180
+    for session in (1, 2):
+        minutes = str(0.05 * session)
+        text = rehearse(tmp_path, "--curves", "ppo", "ppo-dream", "--minutes", minutes)
+        assert "| ppo-dream |" in text
+        ppo = read_records(tmp_path / "ppo" / "scores.jsonl")
+        assert len(ppo) == session and ppo[-1]["seconds"] >= 3.0 * session
+        assert len(ppo[-1]["scores"]) == 2
+    assert ppo[1]["frames"] > ppo[0]["frames"] > 0
+    dream = read_curve(tmp_path / "ppo-dream")
+    assert {point.frames for point in dream} == {180}  # those that V and M learned from
+    assert 0 < dream[0].seconds < ours["seconds"] + dream[1].seconds
+    before = (tmp_path / "time_to_score.svg").read_bytes()
+    assert before.rstrip().endswith(b"</svg>")
+    rehearse(tmp_path, "--curves", "ppo", "--minutes", "0.1")  # there is nothing left to do
+    assert len(read_records(tmp_path / "ppo" / "scores.jsonl")) == 2
