@@ -31,7 +31,7 @@ def dream_environments(run_dir: Path, count: int) -> VecEnv:
     return VecNormalize(VecMonitor(StableBaselinesEnv(dreams)), norm_obs=False)
 
 
-def dream_driver(model: PPO, run_dir: Path) -> Act:
+def dream_driver(run_dir: Path, model: PPO) -> Act:
     """The policy on [z, h], with V and M of `run_dir`."""
     vae, rnn = load_vae_and_rnn(run_dir)
     encode = jax.jit(lambda frames: vae.encode(frames)[0])
