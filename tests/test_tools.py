@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.pipeline import steps_of
+from benchmarks.time_to_score.pipeline import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 TOOLS = sorted(
     path.stem
@@ -82,6 +85,33 @@ def test_make_report_reads_the_folders_that_are_given() -> None:
 
 def test_make_drive_says_where_its_video_is() -> None:
     assert commands_of("drive")[-1] == ["echo", "The video is runs/drive/track_85000000.mp4"]
+
+
+def without_folders(words: list[str]) -> str:
+    """A command without the interpreter and the flags that name folders, preset and seed."""
+    kept, omitted = [], {"--data-dir", "--run-dir", "--preset", "--seed", "--log"}
+    for before, word in itertools.pairwise(words):
+        if word not in omitted and before not in omitted:
+            kept.append(word)
+    return " ".join(kept)
+
+
+@pytest.mark.parametrize(
+    ("target", "curve"), [("run", "ours-quick"), ("reproduce", "ours")], ids=["run", "reproduce"]
+)
+def test_the_benchmarks_run_the_commands_of_make(target: str, curve: str) -> None:
+    made = [without_folders(words) for words in commands_of(target) if words[0].endswith("python")]
+    made = [command for command in made if not command.startswith("-m pip")]
+    assert made[-1].startswith("test_agent.py")
+    listed = [line.split() for line in COMMANDS[curve].strip().splitlines()]
+    timed = [without_folders(["python", *words]) for words in listed]
+    rounds = "-m tools.iterate --rounds"
+    assert [c for c in timed if rounds not in c] == [c for c in made[:-1] if rounds not in c]
+    assert timed[-1].startswith(rounds) == made[-2].startswith(rounds)
+    if curve == "ours-quick":
+        assert [c for c in made if "collect" in c] == [
+            " ".join(words) for words in steps_of("quick", None) if "collect" in words[0]
+        ]
 
 
 def test_make_dream_takes_the_newest_agent_or_the_shipped_one(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ TINY_SEARCH = (
 COMMANDS = {  # of the Makefile
     "ours-quick": """
         collect_data.py --preset quick --mode random --episodes 16
-        collect_data.py --preset quick --mode recovery --episodes 32
-        collect_data.py --preset quick --mode aggressive --episodes 8
+        collect_data.py --preset quick --mode recovery --episodes 64
+        collect_data.py --preset quick --mode aggressive --episodes 24
         run_vae_training.py --preset quick
         process_data.py --preset quick
         train_rnn.py --preset quick
@@ -38,7 +38,7 @@ COMMANDS = {  # of the Makefile
         collect_data.py --mode aggressive --episodes 60
         run_vae_training.py
         process_data.py
-        train_rnn.py --optimism-penalty 2
+        train_rnn.py
         train_dream.py
         -m tools.iterate --rounds 1
         -m tools.iterate --rounds 2
