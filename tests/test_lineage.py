@@ -233,7 +233,13 @@ def test_headers_record_what_changes_the_result_and_nothing_else(script: Any) ->
     plain = script.Settings()
     recorded = recorded_settings(plain)
     elsewhere = {"run_dir": Path("x"), "data_dir": Path("y"), "debug": True, "fresh": True}
-    how = {"workers": 99, "save_seconds": 0.0, "save_every": 1, "evaluate_every": 7}
+    how = {
+        "workers": 99,
+        "save_seconds": 0.0,
+        "save_every": 1,
+        "evaluate_every": 7,
+        "track": "wandb",
+    }
     names = {field.name for field in dataclasses.fields(plain)}
     changes = {name: value for name, value in {**elsewhere, **how}.items() if name in names}
     assert recorded_settings(dataclasses.replace(plain, **changes)) == recorded
