@@ -50,7 +50,7 @@ $(VENV)/installed-faults: requirements/faults.txt $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --requirement requirements/faults.txt || true
 	touch $@
 
-run: $(VENV)/installed  ## all six steps with the smallest sizes: about 10 minutes on 2 CPU cores
+run: $(VENV)/installed  ## all six steps with the smallest sizes: about 12 minutes on 2 CPU cores
 	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 16
 	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 64
 	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 24

@@ -34,12 +34,7 @@ from fast_car_racing.env import FastCarRacing
 FAST_ID = fast_car_racing.ENV_ID
 STRAIGHT = np.array([0.0, 1.0, 0.0], np.float32)
 
-
-@pytest.fixture(autouse=True)
-def replaced():
-    fast_car_racing.replace_car_racing()
-    yield
-    fast_car_racing.restore_car_racing()
+pytestmark = pytest.mark.usefixtures("replaced")
 
 
 ids = pytest.mark.parametrize("env_id", [FAST_ID, "CarRacing-v3"])
