@@ -13,6 +13,7 @@ written, each process compiles in memory. A line on stderr says when code is com
 
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import pickle
 import sys
@@ -77,9 +78,11 @@ def cache_folder() -> Path | None:
 
 @lru_cache(maxsize=4)  # each line once in a process
 def _report(line: str) -> None:
+    # The process that started this one may show a progress bar: do not write at its end.
+    start = "\n" if multiprocessing.parent_process() else ""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # closed
-            print(f"fast_car_racing: {line}", file=sys.stderr, flush=True)
+            print(f"{start}fast_car_racing: {line}", file=sys.stderr, flush=True)
 
 
 def _report_no_cache() -> None:

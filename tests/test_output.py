@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fast_car_racing import compilation
 from utils.io.npz import CorruptFileError, CorruptFileLog
 from utils.runtime import progress
+from utils.sim.workers import run_tasks
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,3 +103,16 @@ def test_a_message_has_a_line_of_its_own_beside_a_progress_bar(
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     assert "left out: a.npz: truncated" in lines
     assert "1 of 30 files left out" in lines
+
+
+def report_compiling(_: int) -> None:
+    compilation._report("compiling")
+
+
+def test_a_workers_message_has_a_line_of_its_own_beside_a_progress_bar(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with progress(10, "episode"):
+        list(run_tasks(report_compiling, [1], workers=1))
+    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    assert "fast_car_racing: compiling" in lines

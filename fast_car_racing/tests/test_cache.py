@@ -61,6 +61,21 @@ def test_first_process_says_that_it_compiles(tmp_path):
     assert finish(start(tmp_path)) == ""
 
 
+def test_a_worker_says_it_on_a_line_of_its_own(tmp_path):
+    """The process that started the worker has written a line without an end: a progress bar."""
+    work = (
+        "import multiprocessing, sys; "
+        "print('3/10 [00:01, 2 it/s]', end='', file=sys.stderr, flush=True); "
+        "process = multiprocessing.get_context('fork').Process(target=exec, args=(sys.argv[1],)); "
+        "process.start(); process.join()"
+    )
+    env = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", work, USE]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    bar, line = done.stderr.splitlines()
+    assert bar == "3/10 [00:01, 2 it/s]" and line.startswith("fast_car_racing: compiling")
+
+
 def test_processes_that_start_together_compile_once(tmp_path):
     lines = [finish(process) for process in [start(tmp_path) for _ in range(4)]]
     assert sorted(line != "" for line in lines) == [False, False, False, True]
