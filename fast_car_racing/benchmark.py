@@ -2,6 +2,7 @@
 
     python -m fast_car_racing.benchmark              # one process, then all cores: 2-3 minutes
     python -m fast_car_racing.benchmark --cpu-time   # on a machine that has other work, too
+    python -m fast_car_racing.benchmark --profile    # the parts of a step: half a minute
 
 Rows: Gymnasium's CarRacing-v3; EnvPool's C++ port, if it is installed; FastCarRacing with several
 values of `frame_skip`; the physics of Gymnasium without any drawing; and, for films, `step` and
@@ -27,8 +28,9 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 from fast_car_racing.drivers import follow_line
 from fast_car_racing.env import FastCarRacing
 from fast_car_racing.startup_check import UndrawnCarRacing
+from fast_car_racing.step_profile import WARM_UP, measure_parts, profile_table
 
-WARM_UP = 56  # frames before the clock starts: Gymnasium zooms in during the first 50
+FRAMES = 96  # of a turn
 FRAME_SKIPS = (2, 4, 8)
 LABELS = {
     "gymnasium": "Gymnasium",
@@ -115,7 +117,7 @@ def record(track: int, frames: int) -> list[np.ndarray]:
 
 def measure(tracks: int, turns: int, clock: Clock) -> dict[str, float]:
     """Frames per second of each row: the median of its turns."""
-    slow_frames, frames = 16, 96
+    slow_frames, frames = 16, FRAMES
     rows = make_rows()
     rates: dict[str, list[float]] = {name: [] for name in rows}
     for track in range(tracks):
@@ -159,7 +161,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=6, help="turns of each row on a track")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--cpu-time", action="store_true", help="count processor time only")
+    parser.add_argument("--profile", action="store_true", help="time the parts of a step instead")
     arguments = parser.parse_args()
+    if arguments.profile:
+        print(profile_table(measure_parts(arguments.tracks, arguments.turns * FRAMES)))
+        return
     work = (
         arguments.tracks,
         arguments.turns,

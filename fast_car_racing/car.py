@@ -9,19 +9,22 @@ import math
 from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d.car_dynamics import ENGINE_POWER, FRICTION_LIMIT, SIZE, Car
 
+from fast_car_racing.bodies import state_reader
+
 INERTIA = car_dynamics.WHEEL_MOMENT_OF_INERTIA
 GRASS_FRICTION = FRICTION_LIMIT * 0.6
 STIFFNESS = 205000 * SIZE * SIZE
 BRAKE_FORCE = 15  # radians per second
-FORWARD = (0, 1)
 
 
 class FastCar(Car):
-    """A drop-in for `Car`: `car.__class__ = FastCar` makes a car fast."""
+    """A drop-in for `Car`, made from one by `make_fast`."""
 
     def steer(self, s):
         """As Car.steer."""
-        super().steer(float(s))
+        s = float(s)
+        for wheel in self.wheels[:2]:
+            wheel.steer = s
 
     def gas(self, gas):
         """As Car.gas."""
@@ -31,53 +34,59 @@ class FastCar(Car):
 
     def brake(self, b):
         """As Car.brake."""
-        super().brake(float(b))
+        b = float(b)
+        for wheel in self.wheels:
+            wheel.brake = b
 
     def step(self, dt):
         """As Car.step."""
         power = dt * ENGINE_POWER
-        for wheel in self.wheels:
-            turn = wheel.steer - wheel.joint.angle
-            wheel.joint.motorSpeed = _sign(turn) * min(50.0 * abs(turn), 3.0)
-            friction = [FRICTION_LIMIT * tile.road_friction for tile in wheel.tiles]
-            limit = max(GRASS_FRICTION, *friction) if friction else GRASS_FRICTION
+        for wheel, read_state in zip(self.wheels, self._wheel_readers, strict=False):
+            joint = wheel.joint
+            turn = wheel.steer - joint.angle
+            joint.motorSpeed = math.copysign(min(50.0 * abs(turn), 3.0), turn)
+            limit, grass = GRASS_FRICTION, not wheel.tiles
+            for tile in wheel.tiles:
+                limit = max(limit, FRICTION_LIMIT * tile.road_friction)
 
-            forward, velocity = wheel.GetWorldVector(FORWARD), wheel.linearVelocity
-            forward_x, forward_y, vx, vy = forward.x, forward.y, velocity.x, velocity.y
-            forward_speed = forward_x * vx + forward_y * vy
-            side_speed = forward_y * vx + -forward_x * vy
+            _, _, sin, cos, _, vx, vy, _ = read_state()
+            forward_x = 0.0 - sin
+            forward_speed = forward_x * vx + cos * vy
+            side_speed = cos * vx + sin * vy
 
-            omega = wheel.omega
-            omega += power * wheel.gas / INERTIA / (abs(omega) + 5.0)
-            self.fuel_spent += power * wheel.gas
+            omega, radius = wheel.omega, wheel.wheel_rad
+            energy = power * wheel.gas
+            omega += energy / INERTIA / (abs(omega) + 5.0)
+            self.fuel_spent += energy
             if wheel.brake >= 0.9:
                 omega = 0.0
             elif wheel.brake > 0:
-                omega -= _sign(omega) * min(BRAKE_FORCE * wheel.brake, abs(omega))
+                omega -= math.copysign(min(BRAKE_FORCE * wheel.brake, abs(omega)), omega)
             wheel.phase += omega * dt
 
-            forward_force = (-forward_speed + omega * wheel.wheel_rad) * STIFFNESS
+            forward_force = (-forward_speed + omega * radius) * STIFFNESS
             side_force = -side_speed * STIFFNESS
             force = math.sqrt(forward_force * forward_force + side_force * side_force)
-            self._update_skid(wheel, force > 2.0 * limit, not friction)
+            if force > 2.0 * limit:
+                self._update_skid(wheel, grass)
+            else:
+                wheel.skid_start = wheel.skid_particle = None
             if force > limit:
                 forward_force = forward_force / force * limit
                 side_force = side_force / force * limit
-            wheel.omega = omega - dt * forward_force * wheel.wheel_rad / INERTIA
+            wheel.omega = omega - dt * forward_force * radius / INERTIA
             wheel.ApplyForceToCenter(
                 (
-                    side_force * forward_y + forward_force * forward_x,
-                    side_force * -forward_x + forward_force * forward_y,
+                    side_force * cos + forward_force * forward_x,
+                    side_force * sin + forward_force * cos,
                 ),
                 True,
             )
 
-    def _update_skid(self, wheel, skids, grass):
-        """Begin, extend or end the skid mark of a wheel."""
+    def _update_skid(self, wheel, grass):
+        """Begin or extend the skid mark of a wheel."""
         trace = wheel.skid_particle
-        if not skids:
-            wheel.skid_start = wheel.skid_particle = None
-        elif trace and trace.grass == grass and len(trace.poly) < 30:
+        if trace and trace.grass == grass and len(trace.poly) < 30:
             trace.poly.append((wheel.position[0], wheel.position[1]))
         elif wheel.skid_start is None:
             wheel.skid_start = wheel.position
@@ -86,5 +95,7 @@ class FastCar(Car):
             wheel.skid_start = None
 
 
-def _sign(number: float) -> int:
-    return (number > 0) - (number < 0)
+def make_fast(car: Car) -> None:
+    """Turn a car of Gymnasium into a `FastCar`: CarRacing.reset has no hook for the class."""
+    car.__class__ = FastCar
+    car._wheel_readers = [state_reader(wheel) for wheel in car.wheels]

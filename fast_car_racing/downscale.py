@@ -7,6 +7,7 @@ the *mixed* cells, in which a span ends or pixels are blended, are averaged from
 A colour is three levels packed into one integer, 16 bits each, so that one operation serves all.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -21,7 +22,8 @@ MIXED = 64  # marks a mixed cell in place of a palette index; a palette has at m
 MAX_BLENDED = 8192  # blended colours of one row, whose indices follow the palette's
 WHOLE_PIXELS = 9  # pixels that belong to one cell alone; some cells have one more
 FRACTION_BITS = {"GENERIC": 16, "SSE2": 14, "NEON": 14}  # of smoothscale's backends
-PADDING = 8  # cells before the first and after the last
+CACHE_LINE = 64  # bytes
+PADDING = CACHE_LINE  # cells (bytes) before the first and after the last
 # Cell j has the pixels FIRST[j] to FIRST[j + 1], and shares both with its neighbours. A span from
 # column x covers the cells after START[x]; a span to column x covers those before STOP[x].
 FIRST = (np.maximum(np.arange(SIZE + 1) * WIDTH - 1, 0) // SIZE).astype(np.uint16)
@@ -89,22 +91,30 @@ def solid_averages(
     return scale(total, reciprocal, 16)
 
 
+def aligned_zeros(shape: int | tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros from the start of a cache line. Vectors across two lines make `downscale` 5% slower."""
+    size = math.prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + CACHE_LINE, np.uint8)
+    begin = -memory.ctypes.data % CACHE_LINE
+    return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
 def make_buffers(palette: np.ndarray, backend: str) -> tuple:
     """Tables and scratch arrays of `downscale` for a palette of packed colours.
 
     backend: of pygame's smoothscale. Raises KeyError if it is not one of FRACTION_BITS.
     """
     weights, reciprocal, _, _, bits = make_axes(backend)
-    colors = np.zeros(MIXED + MAX_BLENDED, np.int64)
+    colors = aligned_zeros(MIXED + MAX_BLENDED, np.int64)
     colors[: len(palette)] = palette
-    cells = np.zeros(PADDING + SIZE + PADDING, np.uint8)
+    cells = aligned_zeros(PADDING + SIZE + PADDING, np.uint8)
     return (
         colors,
         solid_averages(palette, weights, reciprocal, bits),
-        (np.zeros(WIDTH, np.uint8), np.zeros(WIDTH, np.uint16)),  # colour index of each pixel
+        (aligned_zeros(WIDTH, np.uint8), aligned_zeros(WIDTH, np.uint16)),  # colour of each pixel
         (cells, cells[PADDING : PADDING + SIZE].view(np.int64)),
         # The cells of the row before, the averages of a row, the weighted sum of rows.
-        (np.empty(SIZE // 8, np.int64), np.empty(SIZE, np.int64), np.empty(SIZE, np.int64)),
+        tuple(aligned_zeros(size, np.int64) for size in (SIZE // 8, SIZE, SIZE)),
         make_axes(backend),
     )
 

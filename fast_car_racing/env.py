@@ -15,7 +15,7 @@ try:
 except DependencyNotInstalled as error:
     raise DependencyNotInstalled(missing_box2d()) from error
 
-from fast_car_racing.car import FastCar
+from fast_car_racing.car import make_fast
 from fast_car_racing.renderer import Renderer
 from fast_car_racing.startup_check import (
     drawing_difference,
@@ -77,7 +77,7 @@ class FastCarRacing(CarRacing):
         self._frames = 0
         result = super().reset(seed=seed, options=options)
         if self._drives_fast:
-            self.car.__class__ = FastCar  # CarRacing.reset has no hook for the class
+            make_fast(self.car)
         return result
 
     def step(self, action):
@@ -119,6 +119,6 @@ class FastCarRacing(CarRacing):
         return super()._render(mode) if frame is None else frame
 
     def _track_renderer(self) -> Renderer:
-        if self._renderer is None:
+        if self._renderer is None or self._renderer.car is not self.car:
             self._renderer = Renderer(self)
         return self._renderer

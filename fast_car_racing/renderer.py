@@ -4,6 +4,7 @@ docs/environment.md of the repository has the rules of pygame that the compiled 
 """
 
 import math
+import struct
 from functools import lru_cache
 
 import numpy as np
@@ -13,12 +14,13 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 from pygame.math import Vector2
 
 from fast_car_racing import downscale, painting, scene
+from fast_car_racing.bodies import state_reader
 from fast_car_racing.polygons import make_workspace
 from fast_car_racing.spans import HEIGHT, MAX_CORNERS, WIDTH
 
 CAR_PARTS = 8  # four wheels, then four polygons of the hull
 NARROW, WIDE = 56, 2056  # spans that a row has room for
-X_AXIS = (1, 0)  # in the body's frame; in the world: cosine and sine of the body's angle
+VIEW = struct.Struct("40d")  # of `scene.draw_scene`
 RGB_MASKS = (0xFF0000, 0xFF00, 0xFF)  # the pixels that `painting.paint` writes
 
 
@@ -78,7 +80,7 @@ class Renderer:
     def __init__(self, env: CarRacing):
         self.backend = pygame.transform.get_smoothscale_backend()
         # Most frames fit into the narrow table, which fits into the processor's cache.
-        self.narrow = np.empty((HEIGHT, NARROW), np.int64)
+        self.narrow = downscale.aligned_zeros((HEIGHT, NARROW), np.int64)
         self.wide: np.ndarray | None = None
         self.counts = np.zeros(HEIGHT, np.int64)
         self.view = np.empty(40)
@@ -112,6 +114,8 @@ class Renderer:
                 env.road_poly[i] = (poly, colors[i])
 
     def _set_car(self, env: CarRacing) -> None:
+        self.car = env.car
+        self.state_readers = [state_reader(body) for body in env.car.drawlist]
         self.shapes = np.full((CAR_PARTS + 1, MAX_CORNERS, 2), np.nan, np.float32)
         fixtures = [fixture for part in env.car.drawlist for fixture in part.fixtures]
         for shape, fixture in zip(self.shapes[:-1], fixtures, strict=True):
@@ -152,10 +156,10 @@ class Renderer:
 
     def _set_view(self, env: CarRacing) -> bool:
         """Write the view of `scene.draw_scene`. False after a NaN action: Gymnasium then raises."""
-        view = _view(env)
+        view = _view(env, [read_state() for read_state in self.state_readers])
         if not math.isfinite(sum(view)):
             return False
-        self.view[:32], self.view[32:] = view, _treads(env)
+        VIEW.pack_into(self.view, 0, *view, *_treads(env))
         return True
 
     def _draw_spans(
@@ -192,25 +196,25 @@ class Renderer:
             pygame.draw.lines(surface, trace.color, False, points, 2)
 
 
-def _view(env: CarRacing) -> list[float]:
-    """The first 32 numbers of `scene.draw_scene`'s view, by the formulas of CarRacing._render."""
-    hull, wheels = env.car.hull, env.car.wheels
-    angle = -hull.angle
+def _view(env: CarRacing, states: list[tuple[float, ...]]) -> list[float]:
+    """The first 32 numbers of `scene.draw_scene`'s view, by the formulas of CarRacing._render.
+
+    states: of the four wheels and the hull, by `state_reader`.
+    """
+    wheels = env.car.wheels
+    x, y, _, _, angle, speed_x, speed_y, spin = states[-1]
     zoom = 0.1 * car_racing.SCALE * max(1 - env.t, 0) + car_racing.ZOOM * car_racing.SCALE * min(
         env.t, 1
     )
-    x, y = hull.position
     # pygame's own sine and cosine: it rounds angles that are almost right ones.
-    cos, sin = Vector2(1, 0).rotate_rad(angle)
-    left, bottom = Vector2(-x * zoom, -y * zoom).rotate_rad(angle)
-    speed_x, speed_y = hull.linearVelocity
+    cos, sin = Vector2(1, 0).rotate_rad(-angle)
+    left, bottom = Vector2(-x * zoom, -y * zoom).rotate_rad(-angle)
     view = [cos, sin, zoom, car_racing.WINDOW_W / 2 + left, car_racing.WINDOW_H / 4 + bottom]
     view.append(math.sqrt(speed_x * speed_x + speed_y * speed_y))
     view += [wheel.omega for wheel in wheels]
-    view += (wheels[0].joint.angle, hull.angularVelocity)
-    for body in (*wheels, hull):
-        position, axis = body.position, body.GetWorldVector(X_AXIS)
-        view += (position.x, position.y, axis.x, axis.y)
+    view += (wheels[0].joint.angle, spin)
+    for state in states:
+        view += state[:4]
     return view
 
 

@@ -71,7 +71,7 @@ def _draw_car(spans, counts, workspace, shapes, bodies, treads, camera):
 
     shapes: float32 corners (9, MAX_CORNERS, 2) in body units, NaN where there are fewer. The last
     is scratch for a tread.
-    bodies: float64 (20), x, y, cos, sin of the four wheels and the hull.
+    bodies: float64 (20), x, y, sin, cos of the four wheels and the hull.
     treads: float64 (8), front and rear of the light part of each tyre, NaN where it is not visible.
     """
     tread = shapes[8, :4]
@@ -92,7 +92,7 @@ def _draw_part(spans, counts, workspace, shape, body, camera, color):
     """Draw one polygon of the car, placed in the world with Box2D's single precision."""
     xs, points = workspace[5], workspace[6]
     x0, y0 = np.float32(body[0]), np.float32(body[1])
-    cos, sin = np.float32(body[2]), np.float32(body[3])
+    sin, cos = np.float32(body[2]), np.float32(body[3])
     n = 0
     for k in range(len(shape)):
         x, y = shape[k, 0], shape[k, 1]

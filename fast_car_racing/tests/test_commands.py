@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fast_car_racing import benchmark, compare
+from fast_car_racing import benchmark, compare, downscale, step_profile
 from fast_car_racing.env import FastCarRacing
 from fast_car_racing.renderer import Renderer
 
@@ -61,3 +61,17 @@ def test_benchmark_measures_every_row():
     assert rates["fast_film"] > rates["gymnasium_film"]
     lines = benchmark.table(rates).splitlines()
     assert len(lines) == 1 + len(rates) and lines[1].split()[:1] == ["Gymnasium"]
+
+
+def test_profile_names_the_processor_and_every_part(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--profile", "--tracks", "1", "--turns", "1"])
+    kernel = downscale.downscale
+    benchmark.main()
+    title, _, *rows = capsys.readouterr().out.splitlines()
+    assert title.endswith(step_profile.processor())
+    times = {row[:52].strip(): float(row[52:58]) for row in rows}
+    assert list(times) == [*step_profile.PARTS, step_profile.WHOLE]
+    assert all(time > 0 for part, time in times.items() if part != step_profile.LISTENER)
+    whole = times.pop(step_profile.WHOLE)
+    assert max(times.values()) < whole < 2 * sum(times.values())
+    assert downscale.downscale is kernel  # without the timer

@@ -142,8 +142,8 @@ def test_wrong_drawing_falls_back_to_gymnasium(monkeypatch):
     """The start-up check finds a camera that is off by one pixel, and warns."""
     true_view = renderer._view
 
-    def shifted(env):
-        view = true_view(env)
+    def shifted(*arguments):
+        view = true_view(*arguments)
         view[3] += 1  # the camera, by one pixel of the surface
         return view
 
