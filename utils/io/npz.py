@@ -5,7 +5,9 @@ directory before its bytes are read. Nothing is ever unpickled.
 """
 
 import contextlib
+import functools
 import hashlib
+import io
 import math
 import sys
 import threading
@@ -146,8 +148,14 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f".npy version {version} where (1, 0) is expected")
+    length = file.read(2)
+    return _parse_header(length + file.read(int.from_bytes(length, "little")))
+
+
+@functools.lru_cache(256)  # parsing takes a third of the time of reading a small array
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     with PARSER_LOCK:
-        return np.lib.format.read_array_header_1_0(file)
+        return np.lib.format.read_array_header_1_0(io.BytesIO(header))
 
 
 def _steps_of(path: Path, archive: zipfile.ZipFile) -> int:
