@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 import collect_data
 from benchmarks.measuring import machine
@@ -166,6 +164,10 @@ def table(found: dict[int, dict[str, Any]]) -> str:
 
 def draw(found: dict[int, dict[str, Any]], path: Path) -> None:
     """Draw start-up time and peak memory over the number of episodes, a line for each stage."""
+    # Here, because the stages run in this module's process and do not import matplotlib.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     figure, sizes = Figure(figsize=(8, 3.4), layout="constrained"), list(found)
     panels = (("seconds", "start-up, seconds"), ("MB", "peak memory, MB"))
     for axes, (unit, label) in zip(figure.subplots(1, 2), panels, strict=True):

@@ -32,7 +32,6 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
     signal.signal(signal.SIGTERM, _terminate)
     configure_malloc()
     configure_precision()
-    ignore_plot_style()
     code, message = 0, ""
     try:
         main(settings)
@@ -75,15 +74,6 @@ def configure_precision() -> None:
     if jax := sys.modules.get("jax"):  # not loaded by scripts that drive without a model
         jax.config.update("jax_default_matmul_precision", "float32")
         jax.config.update("jax_enable_x64", False)
-
-
-def ignore_plot_style() -> None:
-    """Draw by matplotlib's defaults, whatever the user's matplotlibrc says.
-
-    `text.usetex` there would need LaTeX, for one.
-    """
-    if matplotlib := sys.modules.get("matplotlib"):
-        matplotlib.rcdefaults()
 
 
 def _terminate(signum: int, frame: Any) -> None:

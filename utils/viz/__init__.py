@@ -14,3 +14,5 @@ if "matplotlib" not in sys.modules:
         os.environ["MPLBACKEND"] = _backend
         with contextlib.suppress(ValueError):
             matplotlib.rcParams["backend"] = _backend
+    # Whatever the user's matplotlibrc says: `text.usetex` there would need LaTeX, for one.
+    matplotlib.rcdefaults()
