@@ -11,6 +11,7 @@ from jaxtyping import Array
 from oracles import random_model
 
 from models.layers.conv import conv2d, conv_transpose2d
+from models.layers.linear import uniform
 from models.vae import (
     Conv,
     ConvTranspose,
@@ -50,6 +51,13 @@ def pixels(size: int, channels: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def vae() -> ConvVAE:
     return random_model(lambda: ConvVAE(key=jax.random.key(0)), seed=0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (64, 64), (5, 7, 150)])
+def test_weights_are_drawn_as_by_jax(shape: tuple[int, ...]) -> None:
+    key, bound = jax.random.key(3), 1 / 3
+    expected = jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    np.testing.assert_array_equal(uniform(key, shape, fan_in=9), expected)
 
 
 @pytest.mark.parametrize(("size", "inputs", "outputs"), [(64, 3, 32), (31, 4, 5), (6, 128, 8)])

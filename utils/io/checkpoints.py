@@ -103,7 +103,7 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} holds a {kind} of another architecture: {reason}") from error
         _check_numbers(path, kind, tree)
-        return header, _in_precision("float32", tree)
+        return header, jax.tree.map(_as_float32, tree)
 
 
 @contextlib.contextmanager
@@ -172,9 +172,20 @@ def _in_precision(precision: str, tree: TreeT) -> TreeT:
     """The tree with its floating-point arrays cast to this precision."""
 
     def cast(leaf: Any) -> Any:
-        return leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf
+        return leaf.astype(precision) if _is_float_other_than(precision, leaf) else leaf
 
     return jax.tree.map(cast, tree)
+
+
+def _as_float32(leaf: Any) -> Any:
+    """A leaf of a file in float32. NumPy converts it: JAX would compile a program per shape."""
+    if _is_float_other_than("float32", leaf):
+        return jnp.asarray(np.asarray(leaf, np.float32))
+    return leaf
+
+
+def _is_float_other_than(precision: str, leaf: Any) -> bool:
+    return eqx.is_inexact_array(leaf) and leaf.dtype != precision
 
 
 def _bytes_on_file(shapes: Any) -> int:
