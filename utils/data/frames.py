@@ -7,7 +7,7 @@ At most two shards are in memory, one in use and one being read.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -63,7 +63,10 @@ def read_shard(shard: Sequence[EpisodeFile], corrupt: CorruptFileLog) -> np.ndar
 def frame_batches(
     entries: Sequence[EpisodeFile], batch: int, seed: int, start: int
 ) -> Iterator[np.ndarray]:
-    """Endless batches, uint8 (batch, 64, 64, 3), beginning with batch number `start`."""
+    """Endless batches, uint8 (batch, 64, 64, 3), beginning with batch number `start`.
+
+    The first shard is read from the call on, while the caller compiles its step.
+    """
 
     def batches_in(shard: list[EpisodeFile]) -> int:
         return max(1, count_frames(shard) // batch)
@@ -84,19 +87,26 @@ def frame_batches(
     while start >= batches_in(shard):
         start -= batches_in(shard)
         number, shard = next(numbered)
-    with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(read, shard)
-        while True:
-            frames, count, total = pending.result(), batches_in(shard), count_frames(shard)
-            order = np.random.default_rng([seed, number, len(shard)]).permutation(total)
-            number, shard = next(numbered)
-            pending = reader.submit(read, shard)
-            for position in range(start, count):
-                # The modulo repeats frames if there are fewer than a batch needs, or fewer than
-                # expected because a file is corrupt.
-                rows = np.arange(position * batch, (position + 1) * batch) % len(order)
-                yield frames[order[rows] % len(frames)]
-            start = 0
+    reader = ThreadPoolExecutor(1)
+    first = reader.submit(read, shard)
+
+    def batches(
+        number: int, shard: list[EpisodeFile], pending: Future[np.ndarray], start: int
+    ) -> Iterator[np.ndarray]:
+        with reader:
+            while True:
+                frames, count, total = pending.result(), batches_in(shard), count_frames(shard)
+                order = np.random.default_rng([seed, number, len(shard)]).permutation(total)
+                number, shard = next(numbered)
+                pending = reader.submit(read, shard)
+                for position in range(start, count):
+                    # The modulo repeats frames if there are fewer than a batch needs, or fewer
+                    # than expected because a file is corrupt.
+                    rows = np.arange(position * batch, (position + 1) * batch) % len(order)
+                    yield frames[order[rows] % len(frames)]
+                start = 0
+
+    return batches(number, shard, first, start)
 
 
 def evenly_spaced_frames(
