@@ -31,7 +31,6 @@ from utils.io.records import read_metrics, timed
 from utils.io.training import Training, TrainingSettings, as_metrics
 from utils.runtime import describe_device, format_number
 from utils.settings import parse, setting
-from utils.viz.figures import plot_curves, save_image, tile_images, to_uint8
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,9 @@ def evaluate(vae: ConvVAE, frames: np.ndarray, settings: Settings) -> dict[str, 
 
 def draw(settings: Settings, vae: ConvVAE, frames: np.ndarray) -> None:
     """Plot the losses in the metrics file, and frames above their reconstructions."""
+    # Here, because a training starts faster without matplotlib.
+    from utils.viz.figures import plot_curves, save_image, tile_images, to_uint8
+
     panels = {
         "squared error per pixel value (0..1)": ("mse", "held_out_mse"),
         "weighted squared error per frame": ("reconstruction", "held_out_reconstruction"),
@@ -151,10 +153,10 @@ def train(settings: Settings) -> None:
 
     optimiser = make_optimiser(settings, training.steps)
     step = make_step(settings, optimiser)
+    batches = frame_batches(seen, settings.batch, settings.seed, training.batches_done)
     state = restore(training, optimiser, settings)
     # Read when they are first needed: they are in up to HELD_OUT_FRAMES episodes.
     held_out_frames = functools.cache(lambda: evenly_spaced_frames(held_out, HELD_OUT_FRAMES))
-    batches = frame_batches(seen, settings.batch, settings.seed, training.batches_done)
     key = jax.random.key(settings.seed)
     with training.running(state) as steps:
         for number in steps:
@@ -186,7 +188,11 @@ def restore(
         key = jax.random.fold_in(jax.random.key(settings.seed), 0)
         return ConvVAE(settings.latent, key=key)
 
-    return training.restore(build, load_vae, lambda vae: TrainingState(vae, optimiser.init(vae)))
+    def wrap(vae: ConvVAE) -> TrainingState:
+        # One program, not one for each shape.
+        return TrainingState(vae, eqx.filter_jit(optimiser.init)(vae))
+
+    return training.restore(build, load_vae, wrap)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ controller.png. A generation takes about 2 seconds on 2 CPU cores. Rerun the com
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,6 @@ from utils.search.evolution import (
 from utils.search.selection import drive_each, mean_score, scored_means, select
 from utils.settings import parse, recorded_settings, setting
 from utils.sim.env import ENVIRONMENTS
-from utils.viz.figures import plot_curves
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ class Run:
     plan: ResumePlan
     inputs: dict[str, str]
     evaluator: DreamEvaluator
+    search: tuple[Any, Any, Any]  # of `initial_search`
     searches: int
     length: int  # generations of a search
 
@@ -194,7 +195,7 @@ def train(settings: Settings) -> None:
 def evolve(run: Run, metrics: Metrics) -> None:
     """Run the searches that are not done yet. Saves the means of their distributions."""
     settings, first, last = run.settings, run.plan.first, run.last
-    search, params, start = initial_search(run.evaluator, jax.random.key(settings.seed))
+    search, params, start = run.search
     reached = run.plan.done, start
     if run.plan.action == "resume":
         _, state = checkpoints.load(run.state_path, "controller training", lambda _: start)
@@ -254,14 +255,18 @@ def begin(settings: Settings) -> Run | None:
     if plan.continued_from:
         _, origin = checkpoints.load_controller(final)
     seen = [entry for entry in entries if not entry.held_out]
-    start_states = build_start_states(seen, rnn, settings.seed)
-    save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
-    whitening = fit_whitening(start_states, settings.principal_components, settings.masked_units)
+    components = min(settings.principal_components, rnn.latent + rnn.hidden - settings.masked_units)
+    with ThreadPoolExecutor(1) as other:  # CMA-ES compiles 50 small programs while files are read
+        key = jax.random.key(settings.seed)
+        search = other.submit(initial_search, settings, components, key)
+        start_states = build_start_states(seen, rnn, settings.seed)
+        save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
+        whitening = fit_whitening(start_states, components, settings.masked_units)
     evaluator = DreamEvaluator(rnn, start_states, whitening, origin, settings)
     effort = settings.searches, settings.generations
     if plan.continued_from:
         effort = settings.continue_searches, settings.continue_generations
-    return Run(settings, plan, inputs, evaluator, *effort)
+    return Run(settings, plan, inputs, evaluator, search.result(), *effort)
 
 
 def finish(run: Run, metrics: Metrics) -> None:
@@ -286,6 +291,9 @@ def finish(run: Run, metrics: Metrics) -> None:
 
 def draw(settings: Settings) -> None:
     """Dream and real scores over generations, from the metrics file."""
+    # Here, because a training starts faster without matplotlib.
+    from utils.viz.figures import plot_curves
+
     panels = {
         f"return of {settings.horizon} dreamed steps": ("best", "mean", "dream_score"),
         "real score on validation tracks": ("real",),

@@ -39,7 +39,6 @@ from utils.io.records import read_metrics, timed
 from utils.io.training import Training, TrainingSettings, as_metrics
 from utils.runtime import describe_device, format_number
 from utils.settings import parse, setting
-from utils.viz.figures import plot_curves
 
 
 @dataclass(frozen=True)
@@ -154,6 +153,9 @@ def evaluate(rnn: MDNRNN, episodes: Window, starts: Array) -> dict[str, Array]:
 
 def draw(settings: Settings) -> None:
     """Plot the losses and forecasts in the metrics file."""
+    # Here, because a training starts faster without matplotlib.
+    from utils.viz.figures import plot_curves
+
     panels = {
         "negative log-likelihood, nats per dimension": (
             "train_nll",
@@ -233,7 +235,8 @@ def restore(
         return MDNRNN(**training.sizes, key=jax.random.fold_in(jax.random.key(settings.seed), 0))
 
     def wrap(rnn: MDNRNN) -> TrainingState:
-        return TrainingState(rnn, optimiser.init(rnn), rnn.initial_state(settings.lanes))
+        optimiser_state = eqx.filter_jit(optimiser.init)(rnn)  # one program, not one per shape
+        return TrainingState(rnn, optimiser_state, rnn.initial_state(settings.lanes))
 
     return training.restore(build, load_rnn, wrap)
 

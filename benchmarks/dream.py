@@ -62,7 +62,7 @@ def search(rnn: MDNRNN, candidates: int, horizon: int, at_once: int) -> tuple[Wo
     evaluator = DreamEvaluator(
         rnn, start_states, whitening, Controller(rnn.latent + rnn.hidden), settings
     )
-    cma, params, state = initial_search(evaluator, jax.random.key(0))
+    cma, params, state = initial_search(settings, whitening.components, jax.random.key(0))
     key = jax.random.key(3)
 
     def generations() -> jax.Array:

@@ -46,7 +46,7 @@ def one_generation() -> dict[str, Any]:
     evaluator = DreamEvaluator(
         rnn, start_states, fit_whitening(start_states, 288), Controller(288), settings
     )
-    search, params, state = initial_search(evaluator, jax.random.key(0))
+    search, params, state = initial_search(settings, 288, jax.random.key(0))
     arguments = (search, params, state, evaluator, keys[0], jnp.int32(1), jnp.int32(1))
     compiled = run_generations.lower(*arguments).compile()
     state, returns, strengths = compiled(*arguments)

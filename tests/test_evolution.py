@@ -16,7 +16,7 @@ from evosax.algorithms import CMA_ES
 from jaxtyping import Array
 from oracles import constant_rnn
 
-from models.controller import Controller, Whitening
+from models.controller import Controller
 from models.dream import DreamState
 from models.rnn import MDNRNN, LSTMState
 from train_dream import Settings
@@ -45,12 +45,8 @@ def flat(controller: Controller) -> Array:
 
 
 def test_cma_es_finds_known_minima() -> None:
-    whitening = Whitening(jnp.zeros(FEATURES), jnp.ones(FEATURES), jnp.eye(FEATURES))
     settings = Settings(candidates=12, sigma=0.05)
-    evaluator = DreamEvaluator(
-        constant_rnn(1, 2, 1), None, whitening, Controller(FEATURES), settings
-    )
-    search, params, state = initial_search(evaluator, jax.random.key(0))
+    search, params, state = initial_search(settings, FEATURES, jax.random.key(0))
     np.testing.assert_allclose(state.std, 0.05)
     np.testing.assert_array_equal(flat(search.get_mean(state)), np.zeros(12))
 
@@ -123,7 +119,7 @@ def evaluator(settings: Settings) -> DreamEvaluator:
 
 @pytest.fixture(scope="module")
 def begun(evaluator: DreamEvaluator) -> tuple:
-    return initial_search(evaluator, jax.random.key(0))
+    return initial_search(evaluator.settings, evaluator.whitening.components, jax.random.key(0))
 
 
 def features_of(start_states: StartStates) -> np.ndarray:
@@ -149,9 +145,7 @@ def test_a_search_moves_in_the_first_principal_components(
     whitening = fit_whitening(start_states, components, masked)
     visible = LATENT + HIDDEN - masked
     components = min(components, visible)
-    search, _, state = initial_search(
-        dataclasses.replace(evaluator, whitening=whitening), jax.random.key(0)
-    )
+    search, _, state = initial_search(evaluator.settings, whitening.components, jax.random.key(0))
     assert flat(search.get_mean(state)).size == 3 * components + 3
     # By singular values in float64: no covariance, no eigenvectors.
     features = features_of(start_states)
@@ -179,7 +173,8 @@ def test_a_search_begins_at_the_controller_that_it_continues(evaluator: DreamEva
         lambda x: jnp.asarray(rng.normal(0, 1, x.shape), jnp.float32), evaluator.origin
     )
     continued = dataclasses.replace(evaluator, origin=origin)
-    search, _, state = initial_search(continued, jax.random.key(0))
+    components = evaluator.whitening.components
+    search, _, state = initial_search(evaluator.settings, components, jax.random.key(0))
     found = continued.controller(search.get_mean(state))
     np.testing.assert_array_equal(flat(found), flat(origin))
 

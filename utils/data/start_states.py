@@ -1,5 +1,6 @@
 """Start states of dreams: moments of real episodes, each a latent and M's memory at it."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from models.dream import DreamState
 from models.evaluation import states_before
 from models.rnn import MDNRNN
 from utils.data.episodes import ZOOM_STEPS, EpisodeFile
+from utils.data.prefetch import read_ahead
 from utils.data.sequences import LatentEpisode, read_latent_episode
 from utils.data.splits import AGENT_MODES
 from utils.io import checkpoints
@@ -90,15 +92,20 @@ def build_start_states(entries: Sequence[EpisodeFile], rnn: MDNRNN, seed: int) -
     own = sorted(own, key=lambda entry: entry.seed)[-MAX_EPISODES // 2 :]
     others = [others[i] for i in rng.permutation(len(others))[: MAX_EPISODES - len(own)]]
     longest = max(entry.steps for entry in own + others)
+    parts = (own or others, others or own)
+    chosen = itertools.chain(*parts)
+    reads = read_ahead(lambda entry: read_latent_episode(entry, rnn.latent, smoothing=1), chosen)
     resets, groups = [], []
-    for part in (own or others, others or own):
+    for part in parts:
         states = []
-        for entry in part:
-            episode = read_latent_episode(entry, rnn.latent, smoothing=1)
+        for _ in part:
+            episode = next(reads).result()
             resets.append(episode.mu[0])
             states.append(_sample_states(rnn, episode, longest, rng))
-        groups.append(jax.tree.map(lambda *x: jnp.concatenate(x), *states))
-    return StartStates(DreamState(jnp.stack(resets), rnn.initial_state(len(resets))), *groups)
+        # In NumPy: JAX would compile a program for as many arrays.
+        groups.append(jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *states))
+    memory = rnn.initial_state(len(resets))
+    return StartStates(DreamState(jnp.asarray(np.stack(resets)), memory), *groups)
 
 
 def _sample_states(

@@ -66,10 +66,14 @@ def fit_whitening(start_states: StartStates, components: int, masked: int = 0) -
     return Whitening(*(jnp.asarray(x, jnp.float32) for x in (mean, scale, basis)))
 
 
-def initial_search(evaluator: DreamEvaluator, key: PRNGKeyArray) -> tuple[CMA_ES, Any, Any]:
-    """The search, its parameters and its state before the first generation."""
-    settings = evaluator.settings
-    zero = Controller(evaluator.whitening.components)
+def initial_search(settings: Any, components: int, key: PRNGKeyArray) -> tuple[CMA_ES, Any, Any]:
+    """The search, its parameters and its state before the first generation.
+
+    Args:
+        settings: of train_dream.py.
+        components: inputs of a controller in the search space, `Whitening.components`.
+    """
+    zero = Controller(components)
     search = CMA_ES(population_size=settings.candidates, solution=zero)
     params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
     return search, params, as_returned(search.init(key, zero, params), settings)
