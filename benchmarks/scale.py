@@ -6,7 +6,8 @@ Makes short valid episodes and encodes them with the shipped V. Then each stage 
 without the index of the files, and with it. A start ends where the work begins: at the first
 gradient step, at the first generation, or with nothing left to drive or to encode. It includes
 Python, JAX and the first batch, but not the compilation of the step. With --folder the episodes
-are kept, and a rerun makes only what is missing.
+are kept, and a rerun makes only what is missing. With --cpu-time, for a busy machine, the table
+and the figure show processor time; the JSON file has both.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import contextlib
 import importlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -110,15 +112,25 @@ def print_peak() -> None:
 
 
 def measure(stage: str, folder: Path, episodes: int) -> dict[str, float]:
-    """Seconds and peak memory in MB of the process of a stage."""
+    """Wall time, processor time in seconds and peak memory in MB of the process of a stage."""
     arguments = command(stage, folder, episodes)
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), cpu_seconds_of_children()
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
-    seconds = time.perf_counter() - begun
+    seconds, used = time.perf_counter() - begun, cpu_seconds_of_children() - used
     if done.returncode:
         raise SystemExit(f"{stage} failed: {done.stderr}")
     peak = int(done.stdout.splitlines()[-1])
-    return {"seconds": round(seconds, 2), "MB": round(peak * 1024 / 1e6)}
+    return {
+        "seconds": round(seconds, 2),
+        "CPU seconds": round(used, 2),
+        "MB": round(peak * 1024 / 1e6),
+    }
+
+
+def cpu_seconds_of_children() -> float:
+    """Processor time of the ended child processes, all their threads."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def remove_indexes(folder: Path) -> None:
@@ -145,31 +157,34 @@ def measure_size(folder: Path, episodes: int, steps: int) -> dict[str, Any]:
     return found
 
 
-def table(found: dict[int, dict[str, Any]]) -> str:
-    """Seconds and peak memory by stage and number of episodes, as Markdown."""
+def table(found: dict[int, dict[str, Any]], clock: str) -> str:
+    """Seconds and peak memory by stage and number of episodes, as Markdown.
+
+    `clock` is "seconds" or "CPU seconds".
+    """
     sizes = list(found)
     head = " | ".join(f"{size:,}" for size in sizes)
     lines = [
-        f"| | seconds: {head} | without an index | MB: {head} |",
+        f"| | {clock}: {head} | without an index | MB: {head} |",
         "|---|" + "---|" * (2 * len(sizes) + 1),
     ]
     for stage in STAGES:
         rows = [found[size][stage] for size in sizes]
-        seconds = [f"{row[INDEX]['seconds']:.1f}" for row in rows]
-        slowest = f"{rows[-1][NO_INDEX]['seconds']:.1f}"
+        seconds = [f"{row[INDEX][clock]:.1f}" for row in rows]
+        slowest = f"{rows[-1][NO_INDEX][clock]:.1f}"
         memory = [f"{row[INDEX]['MB']:.0f}" for row in rows]
         lines.append(f"| `{stage}.py` | {' | '.join([*seconds, slowest, *memory])} |")
     return "\n".join(lines)
 
 
-def draw(found: dict[int, dict[str, Any]], path: Path) -> None:
+def draw(found: dict[int, dict[str, Any]], clock: str, path: Path) -> None:
     """Draw start-up time and peak memory over the number of episodes, a line for each stage."""
     # Here, because the stages run in this module's process and do not import matplotlib.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure, sizes = Figure(figsize=(8, 3.4), layout="constrained"), list(found)
-    panels = (("seconds", "start-up, seconds"), ("MB", "peak memory, MB"))
+    panels = ((clock, f"start-up, {clock}"), ("MB", "peak memory, MB"))
     for axes, (unit, label) in zip(figure.subplots(1, 2), panels, strict=True):
         for number, stage in enumerate(STAGES):
             for how, style in ((INDEX, "o-"), (NO_INDEX, "o:")):
@@ -191,21 +206,23 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--steps", type=int, default=30, help="length of an episode")
     parser.add_argument("--folder", type=Path, help="keep the episodes here")
+    parser.add_argument("--cpu-time", action="store_true", help="show processor time")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--figure", type=Path, help="draw them to this SVG file")
     arguments = parser.parse_args()
+    clock = "CPU seconds" if arguments.cpu_time else "seconds"
     found: dict[int, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for episodes in arguments.episodes:
             here = folder / f"{episodes}x{arguments.steps}"
             found[episodes] = measure_size(here, episodes, arguments.steps)
-            print(f"\n{machine()}\n\n{table(found)}\n", flush=True)
+            print(f"\n{machine()}\n\n{table(found, clock)}\n", flush=True)
     if arguments.json:
         values = {"device": machine(), "steps": arguments.steps, "episodes": found}
         arguments.json.write_text(json.dumps(values, indent=2) + "\n")
     if arguments.figure:
-        draw(found, arguments.figure)
+        draw(found, clock, arguments.figure)
 
 
 if __name__ == "__main__":
