@@ -103,9 +103,9 @@ def build_start_states(entries: Sequence[EpisodeFile], rnn: MDNRNN, seed: int) -
             resets.append(episode.mu[0])
             states.append(_sample_states(rnn, episode, longest, rng))
         # In NumPy: JAX would compile a program for as many arrays.
-        groups.append(jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *states))
+        groups.append(jax.tree.map(lambda *x: jax.device_put(np.concatenate(x)), *states))
     memory = rnn.initial_state(len(resets))
-    return StartStates(DreamState(jnp.asarray(np.stack(resets)), memory), *groups)
+    return StartStates(DreamState(jax.device_put(np.stack(resets)), memory), *groups)
 
 
 def _sample_states(

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from models.controller import Controller
@@ -152,7 +151,7 @@ def _read_leaf(file: BinaryIO, like: Any) -> Any:
     array = np.load(file, allow_pickle=False)
     if array.dtype != like.dtype:
         raise ValueError(f"a leaf of {array.dtype} where {like.dtype} is expected")
-    return jnp.asarray(array)
+    return jax.device_put(array)  # jnp.asarray would compile a program for each shape
 
 
 def _check_numbers(path: Path, kind: str, tree: Any) -> None:
@@ -180,7 +179,7 @@ def _in_precision(precision: str, tree: TreeT) -> TreeT:
 def _as_float32(leaf: Any) -> Any:
     """A leaf of a file in float32. NumPy converts it: JAX would compile a program per shape."""
     if _is_float_other_than("float32", leaf):
-        return jnp.asarray(np.asarray(leaf, np.float32))
+        return jax.device_put(np.asarray(leaf, np.float32))
     return leaf
 
 
