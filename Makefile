@@ -3,12 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-QUICK = --preset quick --data-dir data/quick --run-dir runs/quick
+QUICK = --preset quick --seed $(SEED) --data-dir data/quick --run-dir runs/quick
 PRESET ?= laptop
 DATA_DIR ?= data
 RUN_DIR ?= runs/default
 ROUNDS ?= 1
 SEED ?= 0
+DRIVERS ?= scripted
 FIRST_TRACK ?= 85000000
 SITE_DIR ?= site
 # One word of a shell command, whatever characters a path has. Only VENV cannot have spaces: it is
@@ -60,17 +61,10 @@ run: $(VENV)/installed  ## all six steps with the smallest sizes: about 12 minut
 	$(BIN)/python train_dream.py $(QUICK)
 	$(BIN)/python test_agent.py $(QUICK) --baseline random
 
-# Takes some hours on 2 CPU cores. Rerun it to resume: every command resumes by itself.
-reproduce: $(VENV)/installed  ## the recipe of docs/experiments.md, from nothing to 100 test tracks
-	$(BIN)/python collect_data.py $(FLAGS) --mode random --episodes 48
-	$(BIN)/python collect_data.py $(FLAGS) --mode recovery --episodes 180
-	$(BIN)/python collect_data.py $(FLAGS) --mode aggressive --episodes 60
-	$(BIN)/python run_vae_training.py $(FLAGS)
-	$(BIN)/python process_data.py $(FLAGS)
-	$(BIN)/python train_rnn.py $(FLAGS)
-	$(BIN)/python train_dream.py $(FLAGS)
-	$(BIN)/python -m tools.iterate $(FLAGS) --rounds 3
-	$(BIN)/python test_agent.py $(FLAGS) --log docs/test_log.jsonl
+# About two hours on 2 CPU cores. Rerun it to resume. PRESET=quick is a rehearsal.
+reproduce: $(VENV)/installed  ## the whole recipe, from nothing to 100 test tracks; DRIVERS=own, SEED=1
+	$(BIN)/python -m tools.reproduce --preset $(PRESET) --drivers $(DRIVERS) --seed $(SEED) \
+		--data-dir data/$(DRIVERS)-$(SEED) --run-dir runs/$(DRIVERS)-$(SEED)
 
 iterate: $(VENV)/installed  ## Sim2Real2Sim: until ROUNDS rounds are done with the agent of RUN_DIR
 	$(BIN)/python -m tools.iterate $(FLAGS) --rounds $(ROUNDS)

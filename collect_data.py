@@ -23,11 +23,11 @@ from utils.data.episodes import EPISODE_SCHEMA, scan_files, update_index
 from utils.data.splits import AGENT_MODES, MODES, TRAINING
 from utils.io.files import locked
 from utils.io.records import timed
-from utils.io.run_folder import AgentFiles, find_agent
+from utils.io.run_folder import find_agent
 from utils.runtime import default_workers, progress
 from utils.settings import ReaderSettings, parse, setting
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import drive_all, package_versions
+from utils.sim.rollouts import drive_all, provenance_of
 from utils.sim.tasks import DriveTask
 
 MENU = {
@@ -95,20 +95,21 @@ def _ask(prompt: str, flag: str) -> str:
         sys.exit(2)
 
 
-def identity_of(mode: str, settings: Settings, agent: AgentFiles | None) -> dict[str, Any]:
-    """What determines an episode on a given track: mode, driving settings, agent."""
+def driving_settings(mode: str, settings: Settings) -> dict[str, Any]:
+    """The settings that an episode of this mode depends on."""
     driving = {"max_steps": settings.max_steps, "seed": settings.seed}
-    if mode == "iterative":
-        driving["exploration"] = settings.exploration
-    return {"mode": mode, "settings": driving, "agent": agent and agent.sha256()}
+    return driving | ({"exploration": settings.exploration} if mode == "iterative" else {})
 
 
-def missing_tracks(folder: Path, identity: dict[str, Any], episodes: int) -> list[int]:
-    """The tracks that are still to be driven for `folder` to have `episodes` of this identity.
+def missing_tracks(folder: Path, provenance: dict[str, Any], episodes: int) -> list[int]:
+    """The tracks that are still to be driven for `folder` to have `episodes` like these.
+
+    Episodes are alike if mode, driving settings and agent are the same.
 
     They start after the tracks of the previous identity and skip tracks that have a file. A rerun
     after a kill therefore leaves no gap, and no file is overwritten.
     """
+    identity = {key: provenance[key] for key in ("mode", "settings", "agent")}
     entries = scan_files(folder.parent, EPISODE_SCHEMA)
     ours = {
         entry.seed
@@ -133,10 +134,9 @@ def main(settings: Settings) -> None:
     folder = settings.data_dir / "rollouts" / mode
     with locked(settings.data_dir), timed(settings.data_dir, "collect_data"):
         update_index(folder.parent, EPISODE_SCHEMA)
-        identity = identity_of(mode, settings, agent)
-        tracks = missing_tracks(folder, identity, episodes)
+        provenance = provenance_of(mode, driving_settings(mode, settings), agent)
+        tracks = missing_tracks(folder, provenance, episodes)
         print(f"{folder}: {episodes - len(tracks)} of {episodes} episodes exist")
-        provenance = {**identity, "environment": "CarRacing-v3", "versions": package_versions()}
         tasks = [
             DriveTask(
                 track=track,

@@ -57,7 +57,9 @@ class Settings(ReaderSettings):
     videos: int = setting(1, "tracks to write a video of", minimum=0)
     dream_from: int = setting(100, "step at which the video's open-loop dream starts", minimum=0)
     log: Path | None = setting(
-        None, "append a line about an evaluation on test tracks to this file"
+        None,
+        "file that every evaluation on test tracks adds a line to; by default test_log.jsonl in "
+        "--output-dir",
     )
     workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     env: str = setting(
@@ -123,8 +125,8 @@ def main(settings: Settings) -> None:
     with locked(output), timed(output, "test_agent"):
         evaluation = evaluate(settings, files, output)
         write_json(output / "evaluation.json", evaluation)
-        if settings.log and evaluation["split"] == "test":
-            append_record(settings.log, log_line(evaluation))
+        if evaluation["split"] == "test":
+            append_record(settings.log or output / "test_log.jsonl", log_line(evaluation))
         failures: list[UserError] = []
         for track in evaluation["tracks"][: settings.videos]:
             try:
@@ -144,7 +146,10 @@ def main(settings: Settings) -> None:
 def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, Any]:
     """Drive the tracks with the agent, and with the baseline if there is one."""
     first = settings.first_track
-    tracks = SPLITS[settings.split] if first is None else range(first, first + settings.episodes)
+    split, tracks = settings.split, SPLITS[settings.split]
+    if first is not None:
+        split = next((name for name, tracks in SPLITS.items() if first in tracks), None)
+        tracks = range(first, first + settings.episodes)
     drives = [
         DriveTask(
             track=track,
@@ -158,7 +163,7 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
         for index, track in enumerate(tracks[: settings.episodes])
     ]
     evaluation = {
-        "split": settings.split if first is None else None,
+        "split": split,
         **summarise(drive_tracks(drives, settings.workers, "agent")),
         "agent": files.sha256(),
         "versions": package_versions("jax", "equinox"),
@@ -174,10 +179,11 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
 
 
 def log_line(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The line of an evaluation in --log, which shows how often the test tracks were used."""
+    """The line of an evaluation in the log, which shows how often test tracks were used."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "agent": evaluation["agent"],
+        "first_track": evaluation["tracks"][0],
         "episodes": len(evaluation["scores"]),
         "mean": round(evaluation["mean"], 1),
         "std": round(evaluation["std"], 1),

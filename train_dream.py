@@ -15,8 +15,7 @@ controller.png. A generation takes about 2 seconds on 2 CPU cores. Rerun the com
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,7 @@ from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_i
 from utils.io.run_folder import AgentFiles, check_compatible
 from utils.io.tracking import TrackingSettings, track_finished, tracked
 from utils.runtime import default_workers, describe_device, progress
-from utils.search.evolution import (
-    DreamEvaluator,
-    as_returned,
-    dream_score,
-    fit_whitening,
-    generation_records,
-    generations_per_call,
-    generations_until_checkpoint,
-    initial_search,
-    run_generations,
-)
-from utils.search.selection import drive_each, mean_score, scored_means, select
+from utils.search import evolution, selection
 from utils.settings import parse, recorded_settings, setting
 from utils.sim.env import ENVIRONMENTS
 
@@ -78,6 +66,9 @@ class Settings(TrackingSettings):
     reward_limit: float = setting(
         1.0, "most points for one dreamed step; 1.0 is about the pace of a 900-step lap"
     )
+    continue_reward_limit: float = setting(
+        1.15, "the same after M has been trained on more episodes; 1.15: of an 800-step lap"
+    )
     principal_components: int = setting(
         60, "of [z, h] that a search works in; with all 288 it is mostly a random walk", minimum=1
     )
@@ -102,6 +93,9 @@ class Settings(TrackingSettings):
         100, "validation tracks that the best saved means drive; all drive the first 8", minimum=1
     )
     real_validation: bool = setting(True, "choose among the saved means on real validation tracks")
+    record: bool = setting(
+        False, "validate on training tracks and keep these drives as on-policy episodes"
+    )
     workers: int = setting(
         default_workers(), "processes for real drives", minimum=1, changes_result=False
     )
@@ -136,10 +130,11 @@ class Run:
     settings: Settings
     plan: ResumePlan
     inputs: dict[str, str]
-    evaluator: DreamEvaluator
-    search: tuple[Any, Any, Any]  # of `initial_search`
+    evaluator: evolution.DreamEvaluator
+    search: tuple[Any, Any, Any]  # of `evolution.initial_search`
     searches: int
     length: int  # generations of a search
+    recording: selection.Recording | None  # where real drives are kept
 
     @property
     def last(self) -> int:
@@ -170,7 +165,7 @@ class Run:
         """Save a mean as a controller. Returns its score in dreams that are always the same."""
         controller = self.evaluator.controller(mean)
         checkpoints.save(self.snapshot(number), self.header("controller", number), controller)
-        return {"dream_score": float(dream_score(self.evaluator, mean))}
+        return {"dream_score": float(evolution.dream_score(self.evaluator, mean))}
 
 
 def main(settings: Settings) -> None:
@@ -199,7 +194,7 @@ def evolve(run: Run, metrics: Metrics) -> None:
     reached = run.plan.done, start
     if run.plan.action == "resume":
         _, state = checkpoints.load(run.state_path, "controller training", lambda _: start)
-        reached = run.plan.done, as_returned(state, settings)
+        reached = run.plan.done, evolution.as_returned(state, settings)
     if run.plan.action == "continue":  # a new mean has to beat the last controller
         metrics.append(step=first, first=first, **run.save_mean(first, search.get_mean(start)))
 
@@ -212,13 +207,13 @@ def evolve(run: Run, metrics: Metrics) -> None:
             done = (number - first) % run.length  # generations of this search
             if done == 0:  # the next search
                 state = start
-            count = min(at_once, generations_until_checkpoint(done, run.length, stops))
+            count = min(at_once, evolution.generations_until_checkpoint(done, run.length, stops))
             begun = time.monotonic()
             which = jnp.int32(number + 1), jnp.int32(count)
-            found = run_generations(search, params, state, run.evaluator, key, *which)
+            found = evolution.run_generations(search, params, state, run.evaluator, key, *which)
             state, *history = found[0], *(np.asarray(rows)[:count] for rows in found[1:])
-            at_once = generations_per_call(count, time.monotonic() - begun)
-            records = generation_records(*history, number, run.state_path)
+            at_once = evolution.generations_per_call(count, time.monotonic() - begun)
+            records = evolution.generation_records(*history, number, run.state_path)
             place = {"first": first, "search": (number - first) // run.length + 1}
             number, done = number + count, done + count
             if settings.saves_mean(done, run.length):
@@ -258,28 +253,33 @@ def begin(settings: Settings) -> Run | None:
     components = min(settings.principal_components, rnn.latent + rnn.hidden - settings.masked_units)
     with ThreadPoolExecutor(1) as other:  # CMA-ES compiles 50 small programs while files are read
         key = jax.random.key(settings.seed)
-        search = other.submit(initial_search, settings, components, key)
+        search = other.submit(evolution.initial_search, settings, components, key)
         start_states = build_start_states(seen, rnn, settings.seed)
         save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
-        whitening = fit_whitening(start_states, components, settings.masked_units)
-    evaluator = DreamEvaluator(rnn, start_states, whitening, origin, settings)
-    effort = settings.searches, settings.generations
+        whitening = evolution.fit_whitening(start_states, components, settings.masked_units)
+    dream, effort = settings, (settings.searches, settings.generations)
     if plan.continued_from:
+        dream = replace(settings, reward_limit=settings.continue_reward_limit)
         effort = settings.continue_searches, settings.continue_generations
-    return Run(settings, plan, inputs, evaluator, search.result(), *effort)
+    evaluator = evolution.DreamEvaluator(rnn, start_states, whitening, origin, dream)
+    recording = selection.Recording.after(entries, settings.data_dir, settings.seed)
+    kept = recording if settings.record else None
+    return Run(settings, plan, inputs, evaluator, search.result(), *effort, kept)
 
 
 def finish(run: Run, metrics: Metrics) -> None:
     """Choose among the saved means and write the best one to controller.eqx."""
     settings = run.settings
-    scored = scored_means(metrics.path, run.plan.first)
+    scored = selection.scored_means(metrics.path, run.plan.first)
     best, chosen = max(scored, key=scored.__getitem__), {}
     if settings.real_validation:
         files = settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx"
         agents = {number: AgentFiles(*files, run.snapshot(number)) for number in scored}
-        drive = partial(drive_each, environment=settings.env, workers=settings.workers)
-        best, drives = select(agents, settings.validation_tracks, drive, metrics, run.plan.first)
-        chosen = {"real": mean_score(drives), "lost": sum(drives["lost"])}
+        best, drives = selection.select_on_real_tracks(
+            *(agents, settings.validation_tracks, metrics, run.plan.first),
+            *(settings.env, settings.workers, run.recording),
+        )
+        chosen = {"real": selection.mean_score(drives), "lost": sum(drives["lost"])}
     draw(settings)
     header, final = run.header("controller", run.last), settings.run_dir / "controller.eqx"
     header.progress["chosen"] = {"step": best, "dream_score": scored[best], **chosen}

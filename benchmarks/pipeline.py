@@ -24,10 +24,10 @@ from utils.io.records import TIMES_NAME, read_records
 from utils.settings import PRESET_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
-# Episodes of each way of driving, as the README has them.
+# Episodes of each way of driving, as `make run` and tools.reproduce have them.
 COLLECTED = {
     "quick": {"random": 16, "recovery": 64, "aggressive": 24},
-    "laptop": {"random": 80, "recovery": 200, "aggressive": 60},
+    "laptop": {"random": 48, "recovery": 180, "aggressive": 60},
     "paper": {"random": 2_000, "recovery": 6_000, "aggressive": 2_000},
 }
 

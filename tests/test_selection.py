@@ -6,12 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.data.splits import VALIDATION
+from utils.data.episodes import EpisodeFile
+from utils.data.splits import SELECTION, VALIDATION
 from utils.errors import UserError
 from utils.io.records import Metrics, read_metrics
 from utils.io.run_folder import AgentFiles
 from utils.search import selection
-from utils.search.selection import drive_each, schedule, scored_means, select
+from utils.search.selection import (
+    Recording,
+    drive_each,
+    own_tracks,
+    same_tracks,
+    schedule,
+    scored_means,
+    select,
+)
 from utils.sim.tasks import DriveResult, DriveTask, batch_tasks
 
 
@@ -29,9 +38,22 @@ def test_a_third_stays_and_drives_three_times_as_many_tracks(
     means: int, tracks: int, expected: list[tuple[int, int]]
 ) -> None:
     stages = schedule(means, tracks)
-    assert [(stage.means, len(stage.tracks)) for stage in stages] == expected
+    assert [(stage.agents, stage.last - stage.first) for stage in stages] == expected
     # No track serves twice.
-    assert [t for stage in stages for t in stage.tracks] == list(VALIDATION[:tracks])
+    assert [t for s in stages for t in same_tracks(s, 0)] == list(VALIDATION[:tracks])
+    # Recorded drives have tracks of their own, one after another.
+    own = [t for s in stages for place in range(s.agents) for t in own_tracks(500)(s, place)]
+    assert own == list(range(500, 500 + len(own)))
+
+
+def test_recorded_drives_are_on_tracks_that_m_has_not_seen(tmp_path: Path) -> None:
+    def entry(mode: str, seed: int) -> EpisodeFile:
+        return EpisodeFile(tmp_path / mode / f"{seed}.npz", seed, 10, "", "{}")
+
+    entries = [entry("random", 3), entry("on-policy", 40_000_007)]
+    assert Recording.after(entries, tmp_path, 0).first_track == SELECTION[0]
+    entries.append(entry("on-policy", SELECTION[41]))
+    assert Recording.after(entries, tmp_path, 0).first_track == SELECTION[42]
 
 
 TRUE = {name: 900.0 - 10 * name for name in range(12)}  # what each mean scores on average
@@ -53,13 +75,13 @@ class Drives:
         self.most, self.done = most, []
 
     def __call__(
-        self, agents: Mapping[int, AgentFiles], tracks: Sequence[int]
+        self, agents: Mapping[int, AgentFiles], tracks: Mapping[int, Sequence[int]]
     ) -> Iterator[tuple[int, list[DriveResult]]]:
         for name in agents:
             if len(self.done) == self.most:
                 raise KeyboardInterrupt
-            self.done.append((name, len(tracks)))
-            yield name, [outcome(name, track) for track in tracks]
+            self.done.append((name, len(tracks[name])))
+            yield name, [outcome(name, track) for track in tracks[name]]
 
 
 def test_the_best_mean_is_found_by_few_drives(tmp_path: Path) -> None:
@@ -119,7 +141,7 @@ def test_agents_come_in_their_order_whatever_ends_first(
             yield task, outcome(int(task.agent.controller.stem), task.track)
 
     monkeypatch.setattr(selection, "drive_all", backwards)
-    found = list(drive_each(agents(), [5, 4], "fast", 1))
+    found = list(drive_each(agents(), {name: [5, 4] for name in TRUE}, "fast", 1))
     assert found == [(name, [outcome(name, 5), outcome(name, 4)]) for name in TRUE]
 
 

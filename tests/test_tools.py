@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.pipeline import steps_of
 from benchmarks.time_to_score.pipeline import COMMANDS
+from tools import reproduce
 
 ROOT = Path(__file__).parents[1]
 TOOLS = sorted(
@@ -96,22 +97,32 @@ def without_folders(words: list[str]) -> str:
     return " ".join(kept)
 
 
-@pytest.mark.parametrize(
-    ("target", "curve"), [("run", "ours-quick"), ("reproduce", "ours")], ids=["run", "reproduce"]
-)
-def test_the_benchmarks_run_the_commands_of_make(target: str, curve: str) -> None:
-    made = [without_folders(words) for words in commands_of(target) if words[0].endswith("python")]
+def test_the_benchmarks_run_the_commands_of_make_run() -> None:
+    made = [without_folders(words) for words in commands_of("run") if words[0].endswith("python")]
     made = [command for command in made if not command.startswith("-m pip")]
     assert made[-1].startswith("test_agent.py")
-    listed = [line.split() for line in COMMANDS[curve].strip().splitlines()]
-    timed = [without_folders(["python", *words]) for words in listed]
-    rounds = "-m tools.iterate --rounds"
-    assert [c for c in timed if rounds not in c] == [c for c in made[:-1] if rounds not in c]
-    assert timed[-1].startswith(rounds) == made[-2].startswith(rounds)
-    if curve == "ours-quick":
-        assert [c for c in made if "collect" in c] == [
-            " ".join(words) for words in steps_of("quick", None) if "collect" in words[0]
-        ]
+    listed = [line.split() for line in COMMANDS["ours-quick"].strip().splitlines()]
+    assert [without_folders(["python", *words]) for words in listed] == made[:-1]
+    collected = [" ".join(w) for w in steps_of("quick", None) if w[0] == "collect_data.py"]
+    assert collected == [command for command in made if "collect" in command]
+
+
+def test_the_benchmarks_run_the_recipe_of_reproduce(tmp_path: Path) -> None:
+    recipe = reproduce.Settings(data_dir=tmp_path, run_dir=tmp_path)
+    modes = ("random", "recovery", "aggressive")
+    collected = [
+        f"collect_data.py --mode {mode} --episodes {getattr(recipe, f'{mode}_episodes')}"
+        for mode in modes
+    ]
+    assert [" ".join(words) for words in steps_of("laptop", None)[:3]] == collected
+    own = f"--on-policy-episodes 0 --rounds {recipe.rounds}"
+    commands = [line.strip() for line in COMMANDS["ours"].strip().splitlines()]
+    assert commands == [
+        *collected,
+        *("run_vae_training.py", "process_data.py", "train_rnn.py"),
+        f"train_dream.py --record --validation-tracks {recipe.round_tracks}",
+        *(f"-m tools.iterate {own[:-1]}{number}" for number in range(1, recipe.rounds + 1)),
+    ]
 
 
 def test_make_dream_takes_the_newest_agent_or_the_shipped_one(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@
 
 In each round the agent of --run-dir drives new tracks, with and without exploration noise. The new
 episodes are encoded, M continues from its weights and C from its last mean, each with the settings
-of its training. The new agent is then scored on held-out validation tracks, never used for model
-selection.
+of its training. The new agent is then scored on validation tracks of its own.
 
-Writes rounds.metrics.jsonl, rounds.png and rounds/<number>/evaluation.json to --run-dir. --rounds
-is a total. Rerun the same command to resume after an interruption.
+Writes rounds.metrics.jsonl and rounds.png to --run-dir, and the agent of each round with its
+evaluation.json to rounds/<number>, a run folder too. --rounds is a total. Rerun the same command to
+resume after an interruption.
 """
 
 import json
@@ -27,7 +27,7 @@ from utils.data.splits import VALIDATION
 from utils.io.checkpoints import read_header
 from utils.io.files import locked, write_json
 from utils.io.records import Metrics, read_metrics
-from utils.io.run_folder import AgentFiles, find_agent
+from utils.io.run_folder import AgentFiles, copy_agent, find_agent
 from utils.io.tracking import TrackingSettings
 from utils.runtime import default_workers, format_number
 from utils.settings import parse, restore_settings, setting
@@ -42,8 +42,8 @@ class Settings(TrackingSettings):
     """The flags of this script."""
 
     rounds: int = setting(3, "total number of rounds, finished ones included", minimum=1)
-    on_policy_episodes: int = setting(40, "episodes per round without exploration noise", minimum=1)
-    iterative_episodes: int = setting(20, "episodes per round with exploration noise", minimum=1)
+    on_policy_episodes: int = setting(40, "episodes per round without exploration noise", minimum=0)
+    iterative_episodes: int = setting(20, "episodes per round with exploration noise", minimum=0)
     score_tracks: int = setting(16, "validation tracks per round to score the agent on", minimum=1)
     workers: int = setting(default_workers(), "processes for real drives", minimum=1)
 
@@ -83,7 +83,9 @@ def run_round(settings: Settings, number: int) -> None:
             "iterative": settings.iterative_episodes,
         }
         for mode, count in episodes.items():
-            run_script(settings, collect_data, mode=mode, episodes=count, workers=settings.workers)
+            flags = {"episodes": count, "workers": settings.workers}
+            if count:
+                run_script(settings, collect_data, mode=mode, **flags)
         run_script(settings, process_data)
     rnn = read_header(agent.rnn)
     learning = restore_settings(rnn.settings, train_rnn.Settings, agent.rnn, rnn.sizes)
@@ -95,8 +97,9 @@ def run_round(settings: Settings, number: int) -> None:
 
 
 def score(settings: Settings, number: int) -> dict[str, Any]:
-    """The metrics of a round: the real scores of its agent, and its score in the dream."""
+    """Keep and score the agent of a round. Returns the round's metrics."""
     folder = settings.run_dir / "rounds" / f"{number}"
+    copy_agent(settings.run_dir, folder)
     run_script(
         settings,
         test_agent,
@@ -115,9 +118,17 @@ def score(settings: Settings, number: int) -> dict[str, Any]:
         "low": low,
         "high": high,
         "scores": evaluation["scores"],
+        "steps": evaluation["steps"],
+        "lap_steps": mean_lap_steps(evaluation),
         "lost": sum(evaluation["lost"]),
         "agent": evaluation["agent"],
     }
+
+
+def mean_lap_steps(evaluation: dict[str, Any]) -> float | None:
+    """Mean steps of the finished laps; None without one."""
+    laps = [s for s, done in zip(evaluation["steps"], evaluation["finished"], strict=True) if done]
+    return sum(laps) / len(laps) if laps else None
 
 
 def run_script(settings: Settings, script: ModuleType, **values: Any) -> None:
@@ -132,6 +143,8 @@ def report(settings: Settings, records: list[dict[str, Any]]) -> None:
     panels = {
         "real score, mean and 95% interval": ("mean", "low", "high"),
         "return in the dream of that round": ("dream_score",),
+        "steps of a finished lap": ("lap_steps",),
+        "lost drives": ("lost",),
     }
     plot_curves(settings.run_dir / "rounds.png", records, panels, xlabel="round")
     for record in records:

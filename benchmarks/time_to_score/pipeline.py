@@ -22,7 +22,7 @@ TINY_SEARCH = (
     "--searches 1 --generations 2 --candidates 4 --dreams 2 --horizon 5 --validation-tracks 1 "
     "--workers 1"
 )
-COMMANDS = {  # of the Makefile
+COMMANDS = {  # of the Makefile, and of tools.reproduce without its choice among the rounds
     "ours-quick": """
         collect_data.py --preset quick --mode random --episodes 16
         collect_data.py --preset quick --mode recovery --episodes 64
@@ -39,10 +39,11 @@ COMMANDS = {  # of the Makefile
         run_vae_training.py
         process_data.py
         train_rnn.py
-        train_dream.py
-        -m tools.iterate --rounds 1
-        -m tools.iterate --rounds 2
-        -m tools.iterate --rounds 3
+        train_dream.py --record --validation-tracks 20
+        -m tools.iterate --on-policy-episodes 0 --rounds 1
+        -m tools.iterate --on-policy-episodes 0 --rounds 2
+        -m tools.iterate --on-policy-episodes 0 --rounds 3
+        -m tools.iterate --on-policy-episodes 0 --rounds 4
     """,
     "rehearsal": f"""
         collect_data.py --mode recovery --episodes 3 {TINY_DRIVES}

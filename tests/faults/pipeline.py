@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ITERATE = "tools.iterate"
+ITERATE, REPRODUCE = "tools.iterate", "tools.reproduce"
 FLAGS = {
     "collect_data": "--mode recovery --episodes 3 --max-steps 30 --workers 1",
     "run_vae_training": "--steps 4 --continue-steps 4 --batch 4 --evaluate-every 2 "
@@ -48,6 +48,12 @@ ROUND = {
     "train_dream": FLAGS["train_dream"],
     "test_agent": "--split validation --episodes 2 --workers 1",
 }
+# From nothing to a report, with the preset of TINY.
+REPRODUCTION = {
+    REPRODUCE: "--preset quick --random-episodes 2 --recovery-episodes 3 --aggressive-episodes 1 "
+    "--iterative-episodes 1 --rounds 1 --round-tracks 1 --choice-tracks 1 --test-tracks 1 "
+    "--workers 1"
+}
 # The training scripts, each with a file to remove so that one episode is missing.
 FEWER_EPISODES = {
     "run_vae_training": "data/rollouts/recovery/20000002.npz",
@@ -60,11 +66,27 @@ CHAINS = {
     "other_seed": SIX,
     "round": tuple(ROUND),
     "iterate": (ITERATE,),  # a round by tools.iterate
+    "reproduce": (REPRODUCE,),
     "fewer_episodes": tuple(FEWER_EPISODES),
 }
 # Module constants that set sizes, replaced in every child process.
 TINY = {
-    "run_vae_training": {"HELD_OUT_FRAMES": 8, "SHOWN_FRAMES": 4},
+    "run_vae_training": {
+        "HELD_OUT_FRAMES": 8,
+        "SHOWN_FRAMES": 4,
+        "PRESETS": {"quick": {"steps": 4, "batch": 4, "evaluate_every": 2}},
+    },
+    "train_rnn": {
+        "PRESETS": {"quick": {"steps": 6, "continue_steps": 4, "lanes": 2, "window": 8}},
+    },
+    "train_dream": {
+        "PRESETS": {
+            "quick": {
+                **{"searches": 1, "continue_searches": 1, "candidates": 4, "dreams": 2},
+                **{"generations": 2, "continue_generations": 2, "horizon": 5},
+            }
+        },
+    },
     "utils.search.selection": {"MAX_STEPS": 30},
     "utils.search.evolution": {"SCORE_DREAMS": 4},
     "test_agent": {"MAX_STEPS": 30},
@@ -112,12 +134,12 @@ FILE_SIZES = {  # how many different sizes its files have
 
 def chain_of(script: str) -> str:
     """The chain that a script is tried in by default."""
-    return "iterate" if script == ITERATE else "run"
+    return {ITERATE: "iterate", REPRODUCE: "reproduce"}.get(script, "run")
 
 
 def flags_of(chain: str) -> Mapping[str, str]:
     """The flags of each script of a chain."""
-    return ROUND if chain == "round" else FLAGS
+    return {"round": ROUND, "reproduce": REPRODUCTION}.get(chain, FLAGS)
 
 
 def module_of(script: str) -> str:

@@ -24,7 +24,7 @@ import jax.numpy
 import numpy as np
 import tqdm
 
-from faults.pipeline import FLAGS, ITERATE, OTHERS, TINY, module_of
+from faults.pipeline import FLAGS, ITERATE, OTHERS, REPRODUCE, TINY, module_of
 from utils import runtime
 from utils.settings import parse
 
@@ -219,7 +219,7 @@ def _child(
     for module, constants in TINY.items():
         for constant, value in constants.items():
             setattr(sys.modules[module], constant, value)
-    if name == ITERATE:  # it makes the settings of the scripts itself
+    if name in (ITERATE, REPRODUCE):  # they make the settings of the scripts themselves
         collect = sys.modules["collect_data"]
         collect.Settings = functools.partial(collect.Settings, max_steps=30)
     update = tqdm.tqdm.update

@@ -27,8 +27,17 @@ from utils.io.records import TIMES_NAME
 Record = Callable[[str, object], None]  # pytest's record_property
 Files = dict[str, str]  # sha256 of every file of a folder, by its path in the folder
 # Files that hold times or process numbers, so that no two runs write the same bytes.
-NOT_COMPARED = (LOCK_NAME, TIMES_NAME, INDEX_NAME)
-MEASURED = ("run", "round", "iterate")  # chains whose scripts are killed at measured moments
+NOT_COMPARED = (
+    *(LOCK_NAME, TIMES_NAME, INDEX_NAME),
+    *("stages.jsonl", "report.json"),  # of tools.reproduce
+    "test_log.jsonl",  # one line for every time that test_agent.py ran
+)
+MEASURED = (
+    "run",
+    "round",
+    "iterate",
+    "reproduce",
+)  # chains whose scripts are killed at measured moments
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,7 @@ def _prepare_first(suite: Suite, folder: Path, chain: str, number: int) -> None:
         prepare(suite, folder, json.loads(path.read_text())["after"], chain)
     elif chain in ("round", "iterate"):
         prepare(suite, folder, reference(suite, "test_agent").after)
-    else:
+    elif chain != "reproduce":
         random = ("--mode", "random", "--episodes", "2")
         finish("collect_data", folder, *random, *_seed(chain)).assert_succeeded()
 

@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 
 from faults import inject
-from faults.pipeline import FLAGS, ITERATE, RENAMES, ROUND, ROUND_RENAMES, chain_of, flags_of
+from faults.pipeline import (
+    FLAGS,
+    ITERATE,
+    RENAMES,
+    REPRODUCE,
+    ROUND,
+    ROUND_RENAMES,
+    chain_of,
+    flags_of,
+)
 from faults.processes import FaultMissed, finish, start
 from faults.references import Record, Suite, finish_and_compare, reference, workspace
 
 RANDOM_KILLS = 16  # of each script
 ITERATE_KILLS = 8  # of tools.iterate, which takes five times as long
+REPRODUCE_KILLS = 3  # of tools.reproduce, in one run
+REPRODUCE_RUNS = 4
 ROUNDS = 5  # by hand; in each, every script is killed once
 
 
@@ -96,6 +107,25 @@ def test_killed_in_a_round(
             finish_and_compare(suite, script, folder, chain="round")
     if not moments:
         raise FaultMissed("no script was killed")
+    record_property("kills", len(moments))
+    record_property("killed", moments)
+
+
+@pytest.mark.faults("kill −9 at random", script="other tools")
+@pytest.mark.parametrize("number", range(REPRODUCE_RUNS), ids=lambda number: f"run {number}")
+def test_reproduce_is_killed_again_and_again(
+    suite: Suite, rng: np.random.Generator, record_property: Record, number: int
+) -> None:
+    """The whole recipe, killed at a later moment each time, resumes to the same bytes."""
+    moments = []
+    with workspace(suite, REPRODUCE) as folder:
+        for _ in range(REPRODUCE_KILLS):
+            with contextlib.suppress(FaultMissed):  # it is done; running it again changes nothing
+                whole_group = number % 2 == 0
+                moments.append(kill(suite, rng, REPRODUCE, folder, "reproduce", whole_group))
+        finish_and_compare(suite, REPRODUCE, folder, chain="reproduce")
+    if not moments:
+        raise FaultMissed("it was not killed")
     record_property("kills", len(moments))
     record_property("killed", moments)
 

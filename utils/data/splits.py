@@ -1,7 +1,7 @@
 """The seeds of the training, validation and test tracks.
 
-`environment.reset(seed=track)` determines the whole track. The three ranges are disjoint.
-Validation tracks serve all model selection; test tracks serve only the final report.
+`environment.reset(seed=track)` determines the whole track. The ranges are disjoint. Validation
+tracks serve model selection; test tracks serve only the final report.
 """
 
 # In the order of the menu. Each mode has ten million training tracks of its own, so that no track
@@ -13,6 +13,8 @@ TRAINING = {
     mode: range(index * TRACKS_PER_MODE, (index + 1) * TRACKS_PER_MODE)
     for index, mode in enumerate(MODES)
 }
+# Training tracks whose episodes first choose among agents (train_dream.py --record).
+SELECTION = range(50_000_000, 60_000_000)
 VALIDATION = range(80_000_000, 90_000_000)
 TEST = range(90_000_000, 100_000_000)
 SPLITS = {"validation": VALIDATION, "test": TEST}

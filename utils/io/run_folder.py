@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.io.files import sha256_of
+from utils.io.files import sha256_of, write_atomically
 from utils.io.hub import fetch_run_folder
 
 
@@ -24,6 +24,14 @@ class AgentFiles:
     def sha256(self) -> dict[str, str]:
         """The sha256 of each file, which identify the agent."""
         return {part: sha256_of(path) for part, path in dataclasses.asdict(self).items()}
+
+
+def copy_agent(source: Path, target: Path) -> None:
+    """Copy V, M, C and the start states of a run folder to another, each file atomically."""
+    names = [path.name for path in dataclasses.astuple(AgentFiles.of_run(source))]
+    for name in (*names, "starts.eqx"):
+        data = (source / name).read_bytes()
+        write_atomically(target / name, lambda file, data=data: file.write(data))
 
 
 def find_agent(run_dir: Path, purpose: str) -> AgentFiles:

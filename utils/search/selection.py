@@ -1,46 +1,86 @@
-"""The choice among saved means: successive halving on real validation tracks.
+"""The choice among agents: successive halving on real tracks.
 
-All means drive a few tracks, the best third drives three times as many other tracks, and so on.
-Most episodes are thus spent on the few means that may be the best (Karnin et al. 2013).
+All agents drive a few tracks, the best third drives three times as many other tracks, and so on.
+Most episodes are thus spent on the few agents that may be the best (Karnin et al. 2013).
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.data.splits import VALIDATION
+from utils.data.episodes import EpisodeFile
+from utils.data.splits import SELECTION, VALIDATION
 from utils.errors import UserError
+from utils.io.files import locked
 from utils.io.records import Metrics, read_metrics
 from utils.io.run_folder import AgentFiles
 from utils.sim.env import MAX_STEPS
-from utils.sim.rollouts import drive_all
+from utils.sim.rollouts import drive_all, provenance_of
 from utils.sim.tasks import DriveResult, DriveTask
 from utils.sim.workers import kept_workers
 
 FIRST_TRACKS = 8  # tracks of the first stage
-FACTOR = 3  # a stage keeps a third of the means, on three times as many tracks
-FINALISTS = 3  # the least number of means that drive all tracks
+FACTOR = 3  # a stage keeps a third of the agents, on three times as many tracks
+FINALISTS = 3  # the least number of agents that drive all tracks
 
 
 class Stage(NamedTuple):
-    """One stage of the halving: the number of means, and the validation tracks they drive."""
+    """One stage of the halving: its agents drive the tracks `first` … `last` − 1 of a sequence."""
 
-    means: int
-    tracks: Sequence[int]
+    agents: int
+    first: int
+    last: int
+    episodes_before: int  # of all agents in earlier stages
 
 
-def schedule(means: int, tracks: int) -> list[Stage]:
-    """The stages that choose among `means` means. The finalists drive `tracks` tracks in all."""
-    stages, first, count = [], 0, FIRST_TRACKS
+# The tracks of the agent at this position in a stage.
+TracksOf = Callable[[Stage, int], Sequence[int]]
+
+
+def schedule(agents: int, tracks: int) -> list[Stage]:
+    """The stages that choose among `agents` agents. The finalists drive `tracks` tracks in all."""
+    stages, first, count, episodes = [], 0, FIRST_TRACKS, 0
     while first < tracks:
         last = min(first + count, tracks)
-        stages.append(Stage(means, VALIDATION[first:last]))
-        means = min(means, max(FINALISTS, math.ceil(means / FACTOR)))
+        stages.append(Stage(agents, first, last, episodes))
+        episodes += agents * (last - first)
+        agents = min(agents, max(FINALISTS, math.ceil(agents / FACTOR)))
         first, count = last, FACTOR * count
     return stages
+
+
+def same_tracks(stage: Stage, position: int) -> Sequence[int]:
+    """Validation tracks, the same for every agent of the stage."""
+    return VALIDATION[stage.first : stage.last]
+
+
+def own_tracks(first: int) -> TracksOf:
+    """Tracks from `first` on, different ones for every agent, so that each drive is an episode."""
+
+    def tracks(stage: Stage, position: int) -> Sequence[int]:
+        count = stage.last - stage.first
+        start = first + stage.episodes_before + position * count
+        return range(start, start + count)
+
+    return tracks
+
+
+class Recording(NamedTuple):
+    """Where the drives of a choice are kept as episodes, on tracks that M was not trained on."""
+
+    data_dir: Path
+    seed: int
+    first_track: int
+
+    @classmethod
+    def after(cls, entries: Iterable[EpisodeFile], data_dir: Path, seed: int) -> "Recording":
+        """On the tracks after those of `entries`, the episodes that M was trained on."""
+        seen = [entry.seed for entry in entries if entry.seed in SELECTION]
+        return cls(data_dir, seed, max(seen, default=SELECTION.start - 1) + 1)
 
 
 def scored_means(path: Path, first: int) -> dict[int, float]:
@@ -61,54 +101,90 @@ def scored_means(path: Path, first: int) -> dict[int, float]:
 
 
 def drive_each(
-    agents: Mapping[int, AgentFiles], tracks: Sequence[int], environment: str, workers: int
+    agents: Mapping[int, AgentFiles],
+    tracks: Mapping[int, Sequence[int]],
+    environment: str,
+    workers: int,
+    recording: Recording | None = None,
 ) -> Iterator[tuple[int, list[DriveResult]]]:
-    """Drive every agent over all tracks. Yields (name, results) in the order of `agents`."""
-    tasks = [
-        DriveTask(track, "on-policy", MAX_STEPS, environment, agent=agent)
-        for agent in agents.values()
-        for track in tracks
-    ]
+    """Drive every agent over its tracks. Yields (name, results) in the order of `agents`."""
+    tasks = []
+    for name, agent in agents.items():
+        kept: dict[str, Any] = {}
+        if recording is not None:
+            driving = {"max_steps": MAX_STEPS, "seed": recording.seed}
+            kept = {"provenance": provenance_of("on-policy", driving, agent)}
+        for track in tracks[name]:
+            if recording is not None:
+                kept["output"] = recording.data_dir / f"rollouts/on-policy/{track}.npz"
+            drive = DriveTask(track, "on-policy", MAX_STEPS, environment, agent=agent, **kept)
+            tasks.append(drive)
     results: dict[tuple[AgentFiles | None, int], DriveResult] = {}
     waiting = list(agents.items())
-    for task, result in drive_all(tasks, workers):
-        results[task.agent, task.track] = result
-        while waiting and all((waiting[0][1], track) in results for track in tracks):
+    for done, result in drive_all(tasks, workers):
+        results[done.agent, done.track] = result
+        while waiting and all((waiting[0][1], track) in results for track in tracks[waiting[0][0]]):
             name, agent = waiting.pop(0)
-            yield name, [results[agent, track] for track in tracks]
+            yield name, [results[agent, track] for track in tracks[name]]
 
 
 DriveEach = Callable[
-    [Mapping[int, AgentFiles], Sequence[int]], Iterable[tuple[int, list[DriveResult]]]
+    [Mapping[int, AgentFiles], Mapping[int, Sequence[int]]],
+    Iterable[tuple[int, list[DriveResult]]],
 ]
 
 
 @kept_workers()
 def select(
-    agents: Mapping[int, AgentFiles], tracks: int, drive: DriveEach, metrics: Metrics, first: int
+    agents: Mapping[int, AgentFiles],
+    tracks: int,
+    drive: DriveEach,
+    metrics: Metrics,
+    first: int,
+    tracks_of: TracksOf = same_tracks,
 ) -> tuple[int, dict[str, list]]:
-    """The name and the drives of the best agent. An agent's name is the generation of its mean.
+    """The name and the drives of the best agent. The names are steps in `metrics`.
 
     Each agent's drives of a stage are appended to `metrics` as one record of the run that began
     at `first`. Drives on record are not repeated, so that a stopped choice resumes.
     """
     best, driven = min(agents), {name: dict[str, list]() for name in agents}
     for number, stage in enumerate(schedule(len(agents), tracks), 1):
-        names = sorted(driven, key=lambda name: -mean_score(driven[name]))[: stage.means]
+        names = sorted(driven, key=lambda name: -mean_score(driven[name]))[: stage.agents]
         known = {
             record["step"]: {name: record[name] for name in COLUMNS}
             for record in read_metrics(metrics.path)
             if record.get("first") == first and record.get("stage") == number
         }
         missing = {name: agents[name] for name in names if name not in known}
-        for name, results in drive(missing, stage.tracks) if missing else ():
+        routes = {name: tracks_of(stage, place) for place, name in enumerate(names)}
+        for name, results in drive(missing, routes) if missing else ():
             known[name] = columns(results)
             real = mean_score(joined(driven[name], known[name]))
             metrics.append(step=name, first=first, stage=number, real=real, **known[name])
         driven = {name: joined(driven[name], known[name]) for name in names}
         best = max(driven, key=lambda name: mean_score(driven[name]))
-        print(f"stage {number}, {stage.means} means: the best, {best}, {describe(driven[best])}")
+        print(f"stage {number}, {stage.agents} agents: {best} is best, {describe(driven[best])}")
     return best, driven[best]
+
+
+def select_on_real_tracks(
+    agents: Mapping[int, AgentFiles],
+    tracks: int,
+    metrics: Metrics,
+    first: int,
+    environment: str,
+    workers: int,
+    recording: Recording | None = None,
+) -> tuple[int, dict[str, list]]:
+    """`select` by drives on validation tracks, or on recorded ones with tracks of their own."""
+    drive = functools.partial(
+        drive_each, environment=environment, workers=workers, recording=recording
+    )
+    if recording is None:
+        return select(agents, tracks, drive, metrics, first)
+    with locked(recording.data_dir):
+        return select(agents, tracks, drive, metrics, first, own_tracks(recording.first_track))
 
 
 COLUMNS = ("scores", "steps", "finished", "lost")

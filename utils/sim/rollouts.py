@@ -178,6 +178,17 @@ def drive_side_by_side(
                 yield cars[slot], end.value
 
 
+def provenance_of(mode: str, settings: dict[str, Any], agent: AgentFiles | None) -> dict[str, Any]:
+    """The provenance of an episode: mode, driving settings, agent, environment and packages."""
+    return {
+        "mode": mode,
+        "settings": settings,
+        "agent": agent and agent.sha256(),
+        "environment": "CarRacing-v3",
+        "versions": package_versions(),
+    }
+
+
 def package_versions(*extra: str) -> dict[str, str]:
     """Versions of the packages that decide an episode's bytes, and of the `extra` packages."""
     # Python 3.14 and ARM64 Linux have box2d-py: see fast_car_racing/installation.py.

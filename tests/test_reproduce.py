@@ -1,0 +1,198 @@
+"""The whole recipe in one command: what it does in which order, its report, and that it resumes."""
+
+import json
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import collect_data
+import run_vae_training
+import test_agent
+import train_dream
+import train_rnn
+from tools import reproduce
+from tools.reproduce import Settings, finished_stages, progress_line, stages
+from utils.data.episodes import EPISODE_SCHEMA, scan_files
+from utils.data.splits import SELECTION
+from utils.errors import UserError
+from utils.io.files import sha256_of
+from utils.io.records import TIMES_NAME, read_metrics
+from utils.search import selection
+
+TINY: dict[Any, dict[str, Any]] = {
+    run_vae_training: {"steps": 4, "continue_steps": 4, "batch": 4, "evaluate_every": 2},
+    train_rnn: {
+        **{"steps": 6, "continue_steps": 4, "lanes": 2, "window": 8, "evaluate_every": 3},
+    },
+    train_dream: {
+        **{"searches": 1, "continue_searches": 1, "generations": 2, "continue_generations": 2},
+        **{"candidates": 4, "dreams": 2, "horizon": 5, "save_mean_every": 2},
+    },
+}
+STEPS = 30  # of an episode
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick preset with sizes that take seconds."""
+    for script, sizes in TINY.items():
+        monkeypatch.setitem(script.PRESETS, "quick", sizes)
+    monkeypatch.setattr(selection, "MAX_STEPS", STEPS)
+    monkeypatch.setattr(test_agent, "MAX_STEPS", STEPS)
+    settings = collect_data.Settings
+
+    def short(**values: Any) -> collect_data.Settings:
+        return settings(**{"max_steps": STEPS, **values})
+
+    monkeypatch.setattr(collect_data, "Settings", short)
+
+
+def settings(folder: Path, **values: Any) -> Settings:
+    sizes = {"sizes": "quick", "random_episodes": 2, "recovery_episodes": 3}
+    sizes |= {"aggressive_episodes": 1, "own_random_episodes": 4, "iterative_episodes": 1}
+    sizes |= {"rounds": 1, "round_tracks": 1, "choice_tracks": 1, "test_tracks": 2, "workers": 1}
+    return Settings(data_dir=folder / "data", run_dir=folder / "run", **{**sizes, **values})
+
+
+def content(folder: Path) -> dict[str, str]:
+    """The sha256 of every result."""
+    names = ("*.eqx", "*.metrics.jsonl", "evaluation.json", "data/**/*.npz")
+    paths = [path for name in names for path in folder.rglob(name)]
+    return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(paths)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe, never interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.__wrapped__(patch)
+        folder = tmp_path_factory.mktemp("made")
+        reproduce.main(settings(folder))
+    return folder
+
+
+def test_the_report_counts_every_real_frame(made: Path) -> None:
+    report = json.loads((made / "run/reproduce/report.json").read_text())
+    entries = scan_files(made / "data/rollouts", EPISODE_SCHEMA)
+    frames = report["frames"]
+    for mode in ("random", "recovery", "aggressive", "iterative", "on-policy"):
+        assert frames[mode] == sum(entry.steps for entry in entries if entry.mode == mode) > 0
+    scores = read_metrics(made / "run/rounds.metrics.jsonl")
+    assert [record["step"] for record in scores] == [0, 1]
+    assert frames["scores of the rounds"] == sum(sum(record["steps"]) for record in scores)
+    choice = read_metrics(made / "run/reproduce/choice.metrics.jsonl")
+    assert frames["choice"] == sum(sum(record["steps"]) for record in choice) == 2 * STEPS
+    assert frames["all"] == sum(n for use, n in frames.items() if use not in ("all", "test"))
+    evaluation = json.loads((made / "run/evaluation.json").read_text())
+    assert frames["test"] == sum(evaluation["steps"]) == 2 * STEPS
+    assert report["score"]["mean"] == evaluation["mean"]
+
+
+def test_drives_that_choose_become_episodes_for_the_next_round(made: Path) -> None:
+    tracks = [int(path.stem) for path in (made / "data/rollouts/on-policy").glob("*.npz")]
+    # One mean after the first search; in the round one more, which has to beat it.
+    assert sorted(tracks) == list(SELECTION[:3])
+    latents = [int(path.stem) for path in (made / "data/latents/on-policy").glob("*.npz")]
+    assert latents == [SELECTION[0]]  # the others wait for another round
+
+
+def test_the_best_agent_of_all_rounds_is_in_the_run_folder(made: Path) -> None:
+    choice = read_metrics(made / "run/reproduce/choice.metrics.jsonl")
+    best = max(choice, key=lambda record: record["real"])["step"]
+    for name in ("vae.eqx", "rnn.eqx", "controller.eqx", "starts.eqx"):
+        kept = [(made / f"run/rounds/{n}/{name}").read_bytes() for n in (0, 1)]
+        assert (made / "run" / name).read_bytes() == kept[best]
+
+
+def test_a_run_killed_at_three_stages_resumes_to_the_same_bytes(
+    tiny: None, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stage, killed = reproduce.run_stage, []
+
+    def interrupted(stage: reproduce.Stage, path: Path) -> None:
+        run_stage(stage, path)
+        if stage.name in ("M", "round 1", "choice") and stage.name not in killed:
+            killed.append(stage.name)
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(lines[:-1]))  # as if killed before the last record
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "run_stage", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            reproduce.main(settings(tmp_path))
+    reproduce.main(settings(tmp_path))
+    assert killed == ["M", "round 1", "choice"]
+    assert content(tmp_path) == content(made)
+
+
+def test_a_finished_run_does_nothing_again(tiny: None, made: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*.eqx")}
+    times = (made / "run" / TIMES_NAME).read_bytes()
+    reproduce.main(settings(made))
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*.eqx")} == before
+    assert (made / "run" / TIMES_NAME).read_bytes() == times
+
+
+def test_folders_with_anything_else_are_refused(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="other settings"):
+        reproduce.main(settings(made, rounds=2))
+    (tmp_path / "data/rollouts").mkdir(parents=True)
+    with pytest.raises(UserError, match="choose a new --data-dir"):
+        reproduce.main(settings(tmp_path))
+
+
+def calls(recipe: list[reproduce.Stage], name: str) -> list[dict[str, Any]]:
+    """The flags with which the stages of this recipe run a script."""
+    runs = [stage.run for stage in recipe if isinstance(stage.run, partial)]
+    scripts = [run for run in runs if isinstance(run.args[-1], ModuleType)]
+    return [run.keywords for run in scripts if run.args[-1].__name__ == name]
+
+
+def test_own_drivers_use_no_script_that_reads_the_track(tmp_path: Path) -> None:
+    recipe = stages(settings(tmp_path, drivers="own"))
+    assert [stage.name for stage in recipe] == [
+        *("random", "first V", "first encoding", "first M", "first C", "iterative"),
+        *("V", "encoding", "M", "C", "round 0", "round 1", "choice", "test"),
+    ]
+    assert [flags["mode"] for flags in calls(recipe, "collect_data")] == ["random", "iterative"]
+    # V begins anew with the agent's own drives. M and C do, since V has changed.
+    assert [flags["fresh"] for flags in calls(recipe, "run_vae_training")] == [False, True]
+
+
+def test_without_real_validation_no_drive_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = stages(settings(tmp_path, real_validation=False))
+    assert "choice" not in [stage.name for stage in recipe]
+    (flags,) = calls(recipe, "train_dream")
+    assert not flags["real_validation"] and not flags["record"]
+    rounds: list[dict[str, Any]] = []
+    monkeypatch.setattr(reproduce, "run_script", lambda *_, **flags: rounds.append(flags))
+    recipe[-2].run()
+    # Nothing is recorded by a choice, so that the agent drives for M instead.
+    assert rounds[0]["on_policy_episodes"] == 3 * rounds[0]["iterative_episodes"] > 0
+
+
+def test_the_time_left_follows_the_pace_so_far(tmp_path: Path) -> None:
+    recipe = stages(settings(tmp_path))
+    done = {stage.name: 120 * stage.minutes for stage in recipe[:5]}  # half as fast as planned
+    spent = sum(stage.minutes for stage in recipe[:5]) * 2
+    left = sum(stage.minutes for stage in recipe[5:]) * 2
+    expected = f"{spent:.0f} minutes so far, about {left:.0f} left"
+    assert progress_line(recipe, 5, done) == f"stage 6 of {len(recipe)}, M: {expected}"
+
+
+def test_a_stage_counts_its_interrupted_attempts(tmp_path: Path) -> None:
+    path = tmp_path / "stages.jsonl"
+    records = [
+        {"settings": {}},
+        {"stage": "V", "seconds": 10.0, "done": False},
+        {"stage": "V", "seconds": 5.0, "done": True},
+        {"stage": "M", "seconds": 7.0, "done": False},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert finished_stages(path) == {"V": 15.0}

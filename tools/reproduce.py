@@ -1,0 +1,325 @@
+"""Train an agent from nothing by the whole recipe, and test it on 100 test tracks.
+
+    python -m tools.reproduce --seed 1 --data-dir data/seed-1 --run-dir runs/seed-1
+    python -m tools.reproduce --drivers own --data-dir data/own --run-dir runs/own
+
+Collects episodes, trains V and M, evolves C, does --rounds rounds of Sim2Real2Sim and chooses the
+best agent of all rounds on validation tracks. The drives that choose among the controllers of a
+round are kept as episodes for the next round. With --drivers own, the first episodes are random
+driving and no script that reads the track is used.
+
+Rerun the same command to resume. Writes the agent and its evaluation to --run-dir, every round's
+agent to rounds/, and the finished stages and a report to reproduce/. Takes about two hours on 2 CPU
+cores.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import collect_data
+import process_data
+import run_vae_training
+import test_agent
+import train_dream
+import train_rnn
+from tools import iterate
+from tools.iterate import run_script
+from utils import runtime
+from utils.data.episodes import EPISODE_SCHEMA, scan_files
+from utils.data.splits import TEST
+from utils.errors import UserError
+from utils.io.files import locked, write_json
+from utils.io.records import Metrics, append_record, read_metrics, read_records
+from utils.io.run_folder import AgentFiles, copy_agent
+from utils.io.tracking import TrackingSettings
+from utils.runtime import default_workers, format_number
+from utils.search.selection import select_on_real_tracks
+from utils.settings import PRESET_NAMES, parse, setting
+from utils.sim.workers import kept_workers
+
+
+@dataclass(frozen=True)
+class Settings(TrackingSettings):
+    """The flags of this command."""
+
+    drivers: str = setting(
+        "scripted",
+        "who drives the first episodes: mostly a script that reads the track, or only the agent "
+        "itself after random driving",
+        choices=("scripted", "own"),
+    )
+    sizes: str = setting(
+        "laptop", "preset of V, M and C; --preset sets it, too", choices=PRESET_NAMES
+    )
+    random_episodes: int = setting(48, "episodes of random driving", minimum=1)
+    recovery_episodes: int = setting(180, "scripted episodes with pushes", minimum=0)
+    aggressive_episodes: int = setting(60, "scripted episodes, too fast", minimum=0)
+    own_random_episodes: int = setting(
+        160, "with --drivers own: episodes of random driving", minimum=1
+    )
+    iterative_episodes: int = setting(
+        20, "episodes per round of the agent with exploration noise", minimum=0
+    )
+    rounds: int = setting(4, "rounds of Sim2Real2Sim", minimum=0)
+    round_tracks: int = setting(
+        20, "tracks that the best controllers of a round drive; all drive the first 8", minimum=1
+    )
+    real_validation: bool = setting(
+        True, "choose controllers and rounds by real drives; otherwise by the dream, the last round"
+    )
+    choice_tracks: int = setting(
+        100, "validation tracks that the best agents of all rounds drive", minimum=1
+    )
+    first_track: int = setting(TEST.start, "first test track", minimum=0, maximum=2**32 - 1)
+    test_tracks: int = setting(100, "test tracks", minimum=1)
+    workers: int = setting(default_workers(), "processes for real drives", minimum=1)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "sizes": "quick",
+        "random_episodes": 16,
+        "recovery_episodes": 64,
+        "aggressive_episodes": 24,
+        "own_random_episodes": 80,
+        "iterative_episodes": 8,
+        "rounds": 2,
+        "round_tracks": 8,
+        "choice_tracks": 16,
+    },
+    "paper": {
+        "sizes": "paper",
+        "random_episodes": 2000,
+        "recovery_episodes": 6000,
+        "aggressive_episodes": 2000,
+        "own_random_episodes": 10_000,
+        "iterative_episodes": 100,
+        "rounds": 10,
+    },
+}
+# Settings that do not change the result.
+FREE = ("data_dir", "run_dir", "debug", "workers", "track")
+
+
+class Stage(NamedTuple):
+    """A part of the recipe. It resumes by itself if it is interrupted."""
+
+    name: str
+    minutes: float  # with the laptop's sizes on 2 CPU cores, to estimate the time left
+    run: Callable[[], None]
+
+
+def main(settings: Settings) -> None:
+    """Run the stages that are not finished, then report."""
+    folder = settings.run_dir / "reproduce"
+    path = folder / "stages.jsonl"
+    with locked(folder), kept_workers():
+        begin(settings, path)
+        recipe = stages(settings)
+        for number, stage in enumerate(recipe):
+            finished = finished_stages(path)
+            if stage.name not in finished:
+                print(f"\n{progress_line(recipe, number, finished)}", flush=True)
+                run_stage(stage, path)
+        report = summary(settings, finished_stages(path))
+        write_json(folder / "report.json", report)
+        print(f"\n{describe_report(report)}\n{folder / 'report.json'}")
+
+
+def begin(settings: Settings, path: Path) -> None:
+    """Record the settings. Raises UserError if the folders hold anything but this run."""
+    values = compared(settings)
+    records = read_records(path)
+    if not records:
+        for used in (settings.data_dir / "rollouts", settings.run_dir / "vae.eqx"):
+            if used.exists():
+                raise UserError(f"{used} exists: choose a new --data-dir and --run-dir")
+        append_record(path, {"settings": values})
+    elif records[0].get("settings") != values:
+        raise UserError(f"{path} has a run with other settings: choose another --run-dir")
+
+
+def compared(settings: Settings) -> dict[str, Any]:
+    """The settings that may change the result."""
+    return {name: value for name, value in asdict(settings).items() if name not in FREE}
+
+
+def finished_stages(path: Path) -> dict[str, float]:
+    """The finished stages, and the seconds that each took with its interrupted attempts."""
+    seconds: dict[str, float] = {}
+    records = read_records(path)[1:]
+    for record in records:
+        seconds[record["stage"]] = seconds.get(record["stage"], 0.0) + record["seconds"]
+    return {record["stage"]: seconds[record["stage"]] for record in records if record["done"]}
+
+
+def run_stage(stage: Stage, path: Path) -> None:
+    """Run a stage and record it, also if it is interrupted."""
+    start, done = time.monotonic(), False
+    try:
+        stage.run()
+        done = True
+    finally:
+        seconds = round(time.monotonic() - start, 1)
+        append_record(path, {"stage": stage.name, "seconds": seconds, "done": done})
+
+
+def progress_line(recipe: list[Stage], number: int, finished: Mapping[str, float]) -> str:
+    """Where the command stands, and how long it still takes at its pace so far."""
+    spent = sum(finished.values()) / 60
+    expected = sum(stage.minutes for stage in recipe if stage.name in finished)
+    pace = spent / expected if expected else 1.0
+    left = pace * sum(stage.minutes for stage in recipe if stage.name not in finished)
+    return (
+        f"stage {number + 1} of {len(recipe)}, {recipe[number].name}: {spent:.0f} minutes so far, "
+        f"about {left:.0f} left"
+    )
+
+
+def stages(settings: Settings) -> list[Stage]:
+    """The recipe, in order."""
+    rounds = [
+        Stage(f"round {number}", 14 if number else 0.5, partial(run_rounds, settings, number))
+        for number in range(settings.rounds + 1)
+    ]
+    last = [Stage("test", 1.5, partial(test, settings))]
+    if settings.real_validation:
+        last.insert(0, Stage("choice", 6, partial(choose_round, settings)))
+    if settings.drivers == "own":
+        return [
+            collection(settings, "random", settings.own_random_episodes, 1.5),
+            *training(settings, "quick", "first "),
+            collection(settings, "iterative", settings.own_random_episodes // 4, 1),
+            *training(settings, settings.sizes, fresh=True),
+            *rounds,
+            *last,
+        ]
+    return [
+        collection(settings, "random", settings.random_episodes, 0.7),
+        collection(settings, "recovery", settings.recovery_episodes, 2.5),
+        collection(settings, "aggressive", settings.aggressive_episodes, 0.8),
+        *training(settings, settings.sizes),
+        *rounds,
+        *last,
+    ]
+
+
+def collection(settings: Settings, mode: str, episodes: int, minutes: float) -> Stage:
+    """Collect episodes of one mode."""
+    flags = {"mode": mode, "episodes": episodes, "workers": settings.workers}
+    return Stage(mode, minutes, partial(run_script, settings, collect_data, **flags))
+
+
+def training(settings: Settings, sizes: str, prefix: str = "", fresh: bool = False) -> list[Stage]:
+    """Train V, encode, train M and evolve C with the presets `sizes`."""
+
+    def stage(name: str, minutes: float, script: ModuleType, **flags: Any) -> Stage:
+        values = {**script.PRESETS.get(sizes, {}), **flags}
+        return Stage(prefix + name, minutes, partial(run_script, settings, script, **values))
+
+    search = {
+        "record": settings.real_validation,
+        "real_validation": settings.real_validation,
+        "validation_tracks": settings.round_tracks,
+        "workers": settings.workers,
+    }
+    # M and C begin from scratch whenever V has changed.
+    return [
+        stage("V", 17, run_vae_training, fresh=fresh, track=settings.track),
+        stage("encoding", 2, process_data),
+        stage("M", 15, train_rnn, track=settings.track),
+        stage("C", 8, train_dream, track=settings.track, **search),
+    ]
+
+
+def run_rounds(settings: Settings, number: int) -> None:
+    """Rounds of Sim2Real2Sim up to this one. Round 0 scores the first agent."""
+    own = 0 if settings.real_validation else 3 * settings.iterative_episodes
+    run_script(
+        settings,
+        iterate,
+        rounds=number,
+        on_policy_episodes=own,
+        iterative_episodes=settings.iterative_episodes,
+        workers=settings.workers,
+        track=settings.track,
+    )
+
+
+def choose_round(settings: Settings) -> None:
+    """Choose the best agent of all rounds on validation tracks, and copy it to the run folder."""
+    rounds = settings.run_dir / "rounds"
+    agents = {n: AgentFiles.of_run(rounds / f"{n}") for n in range(settings.rounds + 1)}
+    metrics = Metrics(choice_path(settings), settings.rounds)
+    best, _ = select_on_real_tracks(
+        agents, settings.choice_tracks, metrics, 0, "fast", settings.workers
+    )
+    copy_agent(rounds / f"{best}", settings.run_dir)
+    print(f"round {best} is the best")
+
+
+def choice_path(settings: Settings) -> Path:
+    """The metrics file of the choice among the rounds."""
+    return settings.run_dir / "reproduce" / "choice.metrics.jsonl"
+
+
+def test(settings: Settings) -> None:
+    """Drive the test tracks."""
+    run_script(
+        settings,
+        test_agent,
+        first_track=settings.first_track,
+        episodes=settings.test_tracks,
+        workers=settings.workers,
+    )
+
+
+def summary(settings: Settings, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The report: score, real frames by use, and minutes by stage."""
+    evaluation = json.loads((settings.run_dir / "evaluation.json").read_text())
+    frames: dict[str, int] = {}
+    for entry in scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA):
+        frames[entry.mode] = frames.get(entry.mode, 0) + entry.steps
+    for use, path in {
+        "scores of the rounds": settings.run_dir / "rounds.metrics.jsonl",
+        "choice": choice_path(settings),
+    }.items():
+        frames[use] = sum(sum(record["steps"]) for record in read_metrics(path))
+    names = ("mean", "std", "median", "interval")
+    return {
+        "settings": compared(settings),
+        "score": {name: evaluation[name] for name in names},
+        "test_tracks": [evaluation["tracks"][0], len(evaluation["tracks"])],
+        "lost": sum(evaluation["lost"]),
+        "laps_finished": sum(evaluation["finished"]),
+        "lap_steps": iterate.mean_lap_steps(evaluation),
+        "frames": {**frames, "all": sum(frames.values()), "test": sum(evaluation["steps"])},
+        "minutes": {name: round(value / 60, 1) for name, value in seconds.items()},
+        "agent": evaluation["agent"],
+    }
+
+
+def describe_report(report: Mapping[str, Any]) -> str:
+    """The report for a terminal."""
+    score, (first, count) = report["score"], report["test_tracks"]
+    low, high = (format_number(bound, ".0f") for bound in score["interval"])
+    frames = ", ".join(f"{name} {number:,}" for name, number in report["frames"].items())
+    minutes = ", ".join(f"{name} {number:g}" for name, number in report["minutes"].items())
+    return (
+        f"score {score['mean']:.1f} ± {score['std']:.1f} over {count} tracks from {first} on "
+        f"(95% interval of the mean {low} … {high}), median {score['median']:.0f}\n"
+        f"{report['laps_finished']} laps finished, in {format_number(report['lap_steps'], '.0f')} "
+        f"steps on average; {report['lost']} drives lost\n"
+        f"real frames: {frames}\n"
+        f"minutes: {minutes}; all {sum(report['minutes'].values()):.0f}"
+    )
+
+
+if __name__ == "__main__":
+    runtime.run(main, parse(Settings, __doc__, PRESETS))
