@@ -47,13 +47,13 @@ class Settings(TrackingSettings):
 
     searches: int = setting(4, "searches, one after another, each from the same start", minimum=1)
     continue_searches: int = setting(
-        4, "searches after M has been trained on more episodes", minimum=1
+        6, "searches after M has been trained on more episodes", minimum=1
     )
     generations: int = setting(
         40, "generations of a search; later ones exploit M's errors", minimum=1
     )
     continue_generations: int = setting(
-        40, "generations of a search after M has been trained on more episodes", minimum=1
+        20, "generations of a search after M has been trained on more episodes", minimum=1
     )
     candidates: int = setting(64, "controllers in a generation", minimum=4)
     dreams: int = setting(16, "dreams that evaluate each candidate", minimum=1)
@@ -85,7 +85,7 @@ class Settings(TrackingSettings):
     on_policy_share: float = setting(
         0.5, "share of the other dreams that start in the agent's own episodes", minimum=0.0
     )
-    save_mean_from: int = setting(20, "first generation of a search whose mean is saved", minimum=1)
+    save_mean_from: int = setting(10, "first generation of a search whose mean is saved", minimum=1)
     save_mean_every: int = setting(
         10, "generations between saved means", minimum=1, old_name="validate_every"
     )
@@ -114,9 +114,8 @@ class Settings(TrackingSettings):
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "searches": 2,
-        "continue_searches": 1,
+        "continue_searches": 2,
         "generations": 30,
-        "continue_generations": 30,
         "validation_tracks": 16,
     },
     "paper": {"searches": 16, "continue_searches": 16},
