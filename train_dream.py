@@ -63,12 +63,8 @@ class Settings(TrackingSettings):
     temperature: float = setting(
         1.0, "of M's mixture: above 1 the dream is harder to exploit, below 1 easier", minimum=0.01
     )
-    reward_limit: float = setting(
-        1.0, "most points for one dreamed step; 1.0 is about the pace of a 900-step lap"
-    )
-    continue_reward_limit: float = setting(
-        1.15, "the same after M has been trained on more episodes; 1.15: of an 800-step lap"
-    )
+    reward_limit: float = setting(1.0, "most points for one dreamed step; bounds the pace")
+    continue_reward_limit: float = setting(1.15, "the same once M has learned from more episodes")
     principal_components: int = setting(
         60, "of [z, h] that a search works in; with all 288 it is mostly a random walk", minimum=1
     )
@@ -93,9 +89,7 @@ class Settings(TrackingSettings):
         100, "validation tracks that the best saved means drive; all drive the first 8", minimum=1
     )
     real_validation: bool = setting(True, "choose among the saved means on real validation tracks")
-    record: bool = setting(
-        False, "validate on training tracks and keep these drives as on-policy episodes"
-    )
+    record: bool = setting(False, "validate on training tracks and keep the drives as episodes")
     workers: int = setting(
         default_workers(), "processes for real drives", minimum=1, changes_result=False
     )
@@ -261,9 +255,8 @@ def begin(settings: Settings) -> Run | None:
         dream = replace(settings, reward_limit=settings.continue_reward_limit)
         effort = settings.continue_searches, settings.continue_generations
     evaluator = evolution.DreamEvaluator(rnn, start_states, whitening, origin, dream)
-    recording = selection.Recording.after(entries, settings.data_dir, settings.seed)
-    kept = recording if settings.record else None
-    return Run(settings, plan, inputs, evaluator, search.result(), *effort, kept)
+    recording = selection.recording_of(settings, entries)
+    return Run(settings, plan, inputs, evaluator, search.result(), *effort, recording)
 
 
 def finish(run: Run, metrics: Metrics) -> None:

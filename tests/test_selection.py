@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from train_dream import Settings
 from utils.data.episodes import EpisodeFile
 from utils.data.splits import SELECTION, VALIDATION
 from utils.errors import UserError
@@ -16,6 +17,7 @@ from utils.search.selection import (
     Recording,
     drive_each,
     own_tracks,
+    recording_of,
     same_tracks,
     schedule,
     scored_means,
@@ -50,10 +52,12 @@ def test_recorded_drives_are_on_tracks_that_m_has_not_seen(tmp_path: Path) -> No
     def entry(mode: str, seed: int) -> EpisodeFile:
         return EpisodeFile(tmp_path / mode / f"{seed}.npz", seed, 10, "", "{}")
 
+    settings = Settings(data_dir=tmp_path, seed=5, record=True)
     entries = [entry("random", 3), entry("on-policy", 40_000_007)]
-    assert Recording.after(entries, tmp_path, 0).first_track == SELECTION[0]
+    assert recording_of(settings, entries) == Recording(tmp_path, 5, SELECTION[0])
     entries.append(entry("on-policy", SELECTION[41]))
-    assert Recording.after(entries, tmp_path, 0).first_track == SELECTION[42]
+    assert recording_of(settings, entries) == Recording(tmp_path, 5, SELECTION[42])
+    assert recording_of(Settings(), entries) is None
 
 
 TRUE = {name: 900.0 - 10 * name for name in range(12)}  # what each mean scores on average

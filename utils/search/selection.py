@@ -76,11 +76,16 @@ class Recording(NamedTuple):
     seed: int
     first_track: int
 
-    @classmethod
-    def after(cls, entries: Iterable[EpisodeFile], data_dir: Path, seed: int) -> "Recording":
-        """On the tracks after those of `entries`, the episodes that M was trained on."""
-        seen = [entry.seed for entry in entries if entry.seed in SELECTION]
-        return cls(data_dir, seed, max(seen, default=SELECTION.start - 1) + 1)
+
+def recording_of(settings: Any, entries: Iterable[EpisodeFile]) -> Recording | None:
+    """The recording that the settings of train_dream.py ask for.
+
+    Its tracks follow those of `entries`, the episodes that M was trained on.
+    """
+    if not settings.record:
+        return None
+    seen = [entry.seed for entry in entries if entry.seed in SELECTION]
+    return Recording(settings.data_dir, settings.seed, max(seen, default=SELECTION.start - 1) + 1)
 
 
 def scored_means(path: Path, first: int) -> dict[int, float]:
