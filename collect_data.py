@@ -152,7 +152,8 @@ def main(settings: Settings) -> None:
             for track in tracks
         ]
         collect(tasks, settings.workers, settings.dask)
-        update_index(folder.parent, EPISODE_SCHEMA)
+        if tasks:
+            update_index(folder.parent, EPISODE_SCHEMA)
 
 
 def collect(tasks: list[DriveTask], workers: int, cluster: str | None) -> None:

@@ -154,7 +154,8 @@ def main(settings: Settings) -> None:
         stale = [e for path, e in wanted.items() if not is_current(path, e, vae_sha256, latents)]
         print(f"{len(episodes)} episodes, {len(stale)} to encode")
         encode_all(settings, vae, vae_sha256, stale)
-        update_index(*latent_files)
+        if stale:
+            update_index(*latent_files)
 
 
 def encode_all(

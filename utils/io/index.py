@@ -31,10 +31,10 @@ def list_files(folder: Path, modes: Iterable[str]) -> dict[Path, Stamp | None]:
     """
     stamps: dict[Path, Stamp | None] = {}
     for mode in modes:
-        if (folder / mode).is_dir():
-            with os.scandir(folder / mode) as found:
+        if (here := folder / mode).is_dir():
+            with os.scandir(here) as found:
                 named = {e.name: e for e in found if e.name.endswith(".npz") and e.name[0] != "."}
-            stamps |= {folder / mode / name: _stamp_of(named[name]) for name in sorted(named)}
+            stamps |= {here / name: _stamp_of(named[name]) for name in sorted(named)}
     return stamps
 
 
