@@ -61,7 +61,7 @@ run: $(VENV)/installed  ## all six steps with the smallest sizes: about 12 minut
 	$(BIN)/python train_dream.py $(QUICK)
 	$(BIN)/python test_agent.py $(QUICK) --baseline random
 
-# About two hours on 2 CPU cores. Rerun it to resume. PRESET=quick is a rehearsal.
+# Some hours on 2 CPU cores. Rerun it to resume. PRESET=quick is a rehearsal.
 reproduce: $(VENV)/installed  ## the whole recipe, from nothing to 100 test tracks; DRIVERS=own, SEED=1
 	$(BIN)/python -m tools.reproduce --preset $(PRESET) --drivers $(DRIVERS) --seed $(SEED) \
 		--data-dir data/$(DRIVERS)-$(SEED) --run-dir runs/$(DRIVERS)-$(SEED)

@@ -9,7 +9,7 @@ round are kept as episodes for the next round. With --drivers own, the first epi
 driving and no script that reads the track is used.
 
 Rerun the same command to resume. Writes the agent and its evaluation to --run-dir, every round's
-agent to rounds/, and the finished stages and a report to reproduce/. Takes about two hours on 2 CPU
+agent to rounds/, and the finished stages and a report to reproduce/. Takes some hours on 2 CPU
 cores.
 """
 
