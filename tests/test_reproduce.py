@@ -186,6 +186,13 @@ def test_the_time_left_follows_the_pace_so_far(tmp_path: Path) -> None:
     assert progress_line(recipe, 5, done) == f"stage 6 of {len(recipe)}, M: {expected}"
 
 
+def test_half_a_line_of_a_power_cut_hides_no_later_stage(tmp_path: Path) -> None:
+    path = tmp_path / "stages.jsonl"
+    path.write_text('{"settings": {}}\n{"stage": "V", "seco')
+    reproduce.add_record(path, {"stage": "V", "seconds": 5.0, "done": True})
+    assert finished_stages(path) == {"V": 5.0}
+
+
 def test_a_stage_counts_its_interrupted_attempts(tmp_path: Path) -> None:
     path = tmp_path / "stages.jsonl"
     records = [

@@ -34,8 +34,8 @@ from utils import runtime
 from utils.data.episodes import EPISODE_SCHEMA, scan_files
 from utils.data.splits import TEST
 from utils.errors import UserError
-from utils.io.files import locked, write_json
-from utils.io.records import Metrics, append_record, read_metrics, read_records
+from utils.io.files import locked, write_atomically, write_json
+from utils.io.records import Metrics, read_metrics, read_records
 from utils.io.run_folder import AgentFiles, copy_agent
 from utils.io.tracking import TrackingSettings
 from utils.runtime import default_workers, format_number
@@ -140,7 +140,7 @@ def begin(settings: Settings, path: Path) -> None:
         for used in (settings.data_dir / "rollouts", settings.run_dir / "vae.eqx"):
             if used.exists():
                 raise UserError(f"{used} exists: choose a new --data-dir and --run-dir")
-        append_record(path, {"settings": values})
+        add_record(path, {"settings": values})
     elif records[0].get("settings") != values:
         raise UserError(f"{path} has a run with other settings: choose another --run-dir")
 
@@ -167,7 +167,13 @@ def run_stage(stage: Stage, path: Path) -> None:
         done = True
     finally:
         seconds = round(time.monotonic() - start, 1)
-        append_record(path, {"stage": stage.name, "seconds": seconds, "done": done})
+        add_record(path, {"stage": stage.name, "seconds": seconds, "done": done})
+
+
+def add_record(path: Path, record: dict[str, Any]) -> None:
+    """Add a record atomically: after half a line, V would be trained on the rounds' episodes."""
+    lines = "".join(json.dumps(entry) + "\n" for entry in [*read_records(path), record])
+    write_atomically(path, lambda file: file.write(lines.encode()))
 
 
 def progress_line(recipe: list[Stage], number: int, finished: Mapping[str, float]) -> str:
