@@ -106,7 +106,7 @@ def missing_tracks(folder: Path, provenance: dict[str, Any], episodes: int) -> l
 
     Episodes are alike if mode, driving settings and agent are the same.
 
-    They start after the tracks of the previous identity and skip tracks that have a file. A rerun
+    They start after the tracks of the previous such set and skip tracks that have a file. A rerun
     after a kill therefore leaves no gap, and no file is overwritten.
     """
     identity = {key: provenance[key] for key in ("mode", "settings", "agent")}

@@ -88,7 +88,8 @@ def test_the_report_counts_every_real_frame(made: Path) -> None:
     assert frames["all"] == sum(n for use, n in frames.items() if use not in ("all", "test"))
     evaluation = json.loads((made / "run/evaluation.json").read_text())
     assert frames["test"] == sum(evaluation["steps"]) == 2 * STEPS
-    assert report["score"]["mean"] == evaluation["mean"]
+    assert report["evaluation"] == evaluation
+    assert f"{evaluation['mean']:.1f} ± " in reproduce.describe_report(report)
 
 
 def test_drives_that_choose_become_episodes_for_the_next_round(made: Path) -> None:

@@ -8,6 +8,8 @@ best agent of all rounds on validation tracks. The drives that choose among the 
 round are kept as episodes for the next round. With --drivers own, the first episodes are random
 driving and no script that reads the track is used.
 
+Over 300 lines: the recipe, its sizes and its report are one page to read.
+
 Rerun the same command to resume. Writes the agent and its evaluation to --run-dir, every round's
 agent to rounds/, and the finished stages and a report to reproduce/. Takes some hours on 2 CPU
 cores.
@@ -287,7 +289,7 @@ def test(settings: Settings) -> None:
 
 
 def summary(settings: Settings, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The report: score, real frames by use, and minutes by stage."""
+    """The report: the evaluation, real frames by use, and minutes by stage."""
     evaluation = json.loads((settings.run_dir / "evaluation.json").read_text())
     frames: dict[str, int] = {}
     for entry in scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA):
@@ -297,31 +299,22 @@ def summary(settings: Settings, seconds: Mapping[str, float]) -> dict[str, Any]:
         "choice": choice_path(settings),
     }.items():
         frames[use] = sum(sum(record["steps"]) for record in read_metrics(path))
-    names = ("mean", "std", "median", "interval")
     return {
         "settings": compared(settings),
-        "score": {name: evaluation[name] for name in names},
-        "test_tracks": [evaluation["tracks"][0], len(evaluation["tracks"])],
-        "lost": sum(evaluation["lost"]),
-        "laps_finished": sum(evaluation["finished"]),
+        "evaluation": evaluation,
         "lap_steps": iterate.mean_lap_steps(evaluation),
         "frames": {**frames, "all": sum(frames.values()), "test": sum(evaluation["steps"])},
         "minutes": {name: round(value / 60, 1) for name, value in seconds.items()},
-        "agent": evaluation["agent"],
     }
 
 
 def describe_report(report: Mapping[str, Any]) -> str:
     """The report for a terminal."""
-    score, (first, count) = report["score"], report["test_tracks"]
-    low, high = (format_number(bound, ".0f") for bound in score["interval"])
     frames = ", ".join(f"{name} {number:,}" for name, number in report["frames"].items())
     minutes = ", ".join(f"{name} {number:g}" for name, number in report["minutes"].items())
     return (
-        f"score {score['mean']:.1f} ± {score['std']:.1f} over {count} tracks from {first} on "
-        f"(95% interval of the mean {low} … {high}), median {score['median']:.0f}\n"
-        f"{report['laps_finished']} laps finished, in {format_number(report['lap_steps'], '.0f')} "
-        f"steps on average; {report['lost']} drives lost\n"
+        f"{test_agent.describe('the agent', report['evaluation'])}\n"
+        f"steps of a finished lap: {format_number(report['lap_steps'], '.0f')}\n"
         f"real frames: {frames}\n"
         f"minutes: {minutes}; all {sum(report['minutes'].values()):.0f}"
     )

@@ -27,11 +27,14 @@ class AgentFiles:
 
 
 def copy_agent(source: Path, target: Path) -> None:
-    """Copy V, M, C and the start states of a run folder to another, each file atomically."""
-    names = [path.name for path in dataclasses.astuple(AgentFiles.of_run(source))]
-    for name in (*names, "starts.eqx"):
-        data = (source / name).read_bytes()
-        write_atomically(target / name, lambda file, data=data: file.write(data))
+    """Copy V, M, C and the start states, if there are some, to another run folder.
+
+    Each file is copied atomically.
+    """
+    paths = [*dataclasses.astuple(AgentFiles.of_run(source)), source / "starts.eqx"]
+    for path in filter(Path.exists, paths):
+        data = path.read_bytes()
+        write_atomically(target / path.name, lambda file, data=data: file.write(data))
 
 
 def find_agent(run_dir: Path, purpose: str) -> AgentFiles:
