@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-QUICK = --preset quick --seed $(SEED) --data-dir data/quick --run-dir runs/quick
+REPRODUCE = $(BIN)/python -m tools.reproduce --seed $(SEED)
 PRESET ?= laptop
 DATA_DIR ?= data
 RUN_DIR ?= runs/default
@@ -21,7 +21,7 @@ FLAGS = --preset $(PRESET) --seed $(SEED) $(FOLDERS)
 unexport PYTHONSAFEPATH
 
 .PHONY: help run drive reproduce iterate report dream site extras test faults lint benchmark \
-	benchmark-pipeline benchmark-environment compare-environment clean
+	benchmark-environment compare-environment clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -51,19 +51,12 @@ $(VENV)/installed-faults: requirements/faults.txt $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --requirement requirements/faults.txt || true
 	touch $@
 
-run: $(VENV)/installed  ## all six steps with the smallest sizes: about 12 minutes on 2 CPU cores
-	$(BIN)/python collect_data.py $(QUICK) --mode random --episodes 16
-	$(BIN)/python collect_data.py $(QUICK) --mode recovery --episodes 64
-	$(BIN)/python collect_data.py $(QUICK) --mode aggressive --episodes 24
-	$(BIN)/python run_vae_training.py $(QUICK)
-	$(BIN)/python process_data.py $(QUICK)
-	$(BIN)/python train_rnn.py $(QUICK)
-	$(BIN)/python train_dream.py $(QUICK)
-	$(BIN)/python test_agent.py $(QUICK) --baseline random
+# Rerun either to resume. The small recipe has the smallest sizes and one round of Sim2Real2Sim.
+run: $(VENV)/installed  ## the small recipe, from nothing to 8 test tracks: 12 minutes of 2 CPU cores
+	$(REPRODUCE) --preset quick --data-dir data/quick --run-dir runs/quick
 
-# Some hours on 2 CPU cores. Rerun it to resume. PRESET=quick is a rehearsal.
-reproduce: $(VENV)/installed  ## the whole recipe, from nothing to 100 test tracks; DRIVERS=own, SEED=1
-	$(BIN)/python -m tools.reproduce --preset $(PRESET) --drivers $(DRIVERS) --seed $(SEED) \
+reproduce: $(VENV)/installed  ## the whole recipe to 100 test tracks: 2 hours; DRIVERS=own, SEED=1
+	$(REPRODUCE) --preset $(PRESET) --drivers $(DRIVERS) \
 		--data-dir data/$(DRIVERS)-$(SEED) --run-dir runs/$(DRIVERS)-$(SEED)
 
 iterate: $(VENV)/installed  ## Sim2Real2Sim: until ROUNDS rounds are done with the agent of RUN_DIR
@@ -113,9 +106,6 @@ BENCHMARK ?=
 
 benchmark: $(VENV)/installed-benchmarks  ## every stage beside its floor; BENCHMARK=--one-core if busy
 	$(BIN)/python -m benchmarks $(BENCHMARK)
-
-benchmark-pipeline: $(VENV)/installed  ## from nothing to a score with the quick preset, by stage
-	$(BIN)/python -m benchmarks.pipeline
 
 benchmark-environment: $(VENV)/installed  ## steps per second: Gymnasium's drawing, EnvPool, ours
 	$(BIN)/python -m benchmarks.environment

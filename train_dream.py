@@ -64,7 +64,9 @@ class Settings(TrackingSettings):
         1.0, "of M's mixture: above 1 the dream is harder to exploit, below 1 easier", minimum=0.01
     )
     reward_limit: float = setting(1.0, "most points for one dreamed step; bounds the pace")
-    continue_reward_limit: float = setting(1.15, "the same once M has learned from more episodes")
+    continue_reward_limit: float = setting(
+        1.15, "the same after more episodes, if the last controller lost none of its real drives"
+    )
     principal_components: int = setting(
         60, "of [z, h] that a search works in; with all 288 it is mostly a random walk", minimum=1
     )
@@ -106,12 +108,7 @@ class Settings(TrackingSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {
-        "searches": 2,
-        "continue_searches": 2,
-        "generations": 30,
-        "validation_tracks": 16,
-    },
+    "quick": {"searches": 1, "continue_searches": 3, "generations": 20, "validation_tracks": 16},
     "paper": {"searches": 16, "continue_searches": 16},
 }
 
@@ -239,9 +236,13 @@ def begin(settings: Settings) -> Run | None:
         return None
     if settings.masked_units > rnn.hidden:
         raise UserError(f"--masked-units {settings.masked_units}: {rnn_path} has {rnn.hidden}")
+    dream, effort = settings, (settings.searches, settings.generations)
     origin = Controller(rnn.latent + rnn.hidden)
     if plan.continued_from:
-        _, origin = checkpoints.load_controller(final)
+        last, origin = checkpoints.load_controller(final)
+        if last.progress.get("chosen", {}).get("lost") == 0:  # faster cars lose more drives
+            dream = replace(settings, reward_limit=settings.continue_reward_limit)
+        effort = settings.continue_searches, settings.continue_generations
     seen = [entry for entry in entries if not entry.held_out]
     components = min(settings.principal_components, rnn.latent + rnn.hidden - settings.masked_units)
     with ThreadPoolExecutor(1) as other:  # CMA-ES compiles 50 small programs while files are read
@@ -250,10 +251,6 @@ def begin(settings: Settings) -> Run | None:
         start_states = build_start_states(seen, rnn, settings.seed)
         save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
         whitening = evolution.fit_whitening(start_states, components, settings.masked_units)
-    dream, effort = settings, (settings.searches, settings.generations)
-    if plan.continued_from:
-        dream = replace(settings, reward_limit=settings.continue_reward_limit)
-        effort = settings.continue_searches, settings.continue_generations
     evaluator = evolution.DreamEvaluator(rnn, start_states, whitening, origin, dream)
     recording = selection.recording_of(settings, entries)
     return Run(settings, plan, inputs, evaluator, search.result(), *effort, recording)

@@ -4,7 +4,7 @@
 #   bash benchmarks/device.sh wheels           # here: what a machine without internet lacks, in .whl/
 #   bash benchmarks/device.sh stages OUT       # there: all stages, and their table beside the CPU's
 #   bash benchmarks/device.sh pipeline OUT     # there: from nothing to a 100-track score
-#   bash benchmarks/device.sh recipe OUT       # there: `make reproduce`; again, until it is finished
+#   bash benchmarks/device.sh recipe OUT       # there: tools.reproduce; again, until it is finished
 #
 # All but `wheels` end by themselves within ten minutes, and leave their output in OUT whatever
 # happens: `recipe` the agent, its metrics and its figures, too. Where .whl/ exists it is used; without it what requirements.txt names must be
@@ -49,19 +49,21 @@ stages() {
     "$python" -m benchmarks.side_by_side docs/benchmarks.json "$out/benchmarks.json"
 }
 
-pipeline() {
-    within_ten_minutes "$python" -m benchmarks.pipeline --preset laptop --tracks 100 \
-        --json "$out/pipeline.json"
+pipeline() {  # without rounds; says how long each stage took
+    local folder
+    folder=$(mktemp -d)
+    within_ten_minutes "$python" -m tools.reproduce --rounds 0 --choice-tracks 0 \
+        --data-dir "$folder/data" --run-dir "$folder/run"
+    cp "$folder"/run/reproduce/{stages.jsonl,report.json} "$out" 2>/dev/null
+    rm -r "$folder"
 }
 
-recipe() {  # every command of it goes on where it was stopped
-    local bin run=${RUN_DIR:-runs/recipe} data=${DATA_DIR:-data/recipe}
-    bin=$("$python" -c "import os, sys; print(os.path.dirname(sys.executable))")
-    # What is installed here serves: `make` is not to make its own environment.
-    within_ten_minutes make --old-file .venv/installed BIN="$bin" RUN_DIR="$run" \
-        DATA_DIR="$data" PRESET="${PRESET:-laptop}" reproduce
+recipe() {  # the same call goes on where it was stopped
+    local run=${RUN_DIR:-runs/recipe} data=${DATA_DIR:-data/recipe}
+    within_ten_minutes "$python" -m tools.reproduce --preset "${PRESET:-laptop}" \
+        --seed "${SEED:-0}" --data-dir "$data" --run-dir "$run"
     case $? in 0) echo "finished" ;; *) echo "not finished: the same command goes on" ;; esac
-    cp -r "$run"/{*.eqx,*.jsonl,*.png,evaluation.json} "$out" 2>/dev/null
+    cp -r "$run"/{*.eqx,*.jsonl,*.png,evaluation.json} "$run"/reproduce "$out" 2>/dev/null
     du -ch "$out"/* | tail -1
 }
 

@@ -10,6 +10,7 @@ import pytest
 from scripts import FLAGS, ROOT, Workshop
 
 NOTEBOOK = ROOT / "examples" / "quick_run.ipynb"
+ROUND = "--on-policy-episodes 1 --iterative-episodes 1 --score-tracks 1"
 TIMEOUT = 600  # seconds for a cell
 
 
@@ -18,11 +19,12 @@ def shortened(source: str, folder: Path) -> str:
     for name in ("data/quick", "runs/quick"):
         source = source.replace(name, str(folder / name))
     source = re.sub(
-        r"^!python (\S+\.py)(.*)$",
-        lambda match: f"!python {match[1]} {match[2]} {' '.join(FLAGS[match[1]])}",
+        r"^!python (-m )?(\S+\.py|tools\.iterate)(.*)$",
+        lambda match: f"!python {match[1] or ''}{match[2]} {match[3]} {' '.join(FLAGS[match[2]])}",
         source,
         flags=re.MULTILINE,
     )
+    source = source.replace("--rounds 1", f"--rounds 1 {ROUND}")
     source = re.sub(r"--episodes \d+", "--episodes 2", source)
     return "pass" if "%pip" in source else source
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pipeline import steps_of
 from benchmarks.time_to_score.pipeline import COMMANDS
-from tools import reproduce
+from tools import iterate, reproduce
 
 ROOT = Path(__file__).parents[1]
 TOOLS = sorted(
@@ -22,7 +21,7 @@ TOOLS = sorted(
 TARGETS = (
     *("run", "reproduce", "iterate", "report", "dream", "site", "drive"),
     *("test", "lint", "faults", "extras", "clean"),
-    *("benchmark", "benchmark-pipeline", "benchmark-environment", "compare-environment"),
+    *("benchmark", "benchmark-environment", "compare-environment"),
 )
 
 
@@ -88,40 +87,24 @@ def test_make_drive_says_where_its_video_is() -> None:
     assert commands_of("drive")[-1] == ["echo", "The video is runs/drive/track_85000000.mp4"]
 
 
-def without_folders(words: list[str]) -> str:
-    """A command without the interpreter and the flags that name folders, preset and seed."""
-    kept, omitted = [], {"--data-dir", "--run-dir", "--preset", "--seed", "--log"}
-    for before, word in itertools.pairwise(words):
-        if word not in omitted and before not in omitted:
-            kept.append(word)
-    return " ".join(kept)
-
-
-def test_the_benchmarks_run_the_commands_of_make_run() -> None:
-    made = [without_folders(words) for words in commands_of("run") if words[0].endswith("python")]
-    made = [command for command in made if not command.startswith("-m pip")]
-    assert made[-1].startswith("test_agent.py")
-    listed = [line.split() for line in COMMANDS["ours-quick"].strip().splitlines()]
-    assert [without_folders(["python", *words]) for words in listed] == made[:-1]
-    collected = [" ".join(w) for w in steps_of("quick", None) if w[0] == "collect_data.py"]
-    assert collected == [command for command in made if "collect" in command]
-
-
-def test_the_benchmarks_run_the_recipe_of_reproduce(tmp_path: Path) -> None:
-    recipe = reproduce.Settings(data_dir=tmp_path, run_dir=tmp_path)
-    modes = ("random", "recovery", "aggressive")
+@pytest.mark.parametrize(("curve", "preset"), [("ours-quick", "quick"), ("ours", "laptop")])
+def test_the_benchmark_runs_the_recipe(curve: str, preset: str) -> None:
+    recipe = reproduce.Settings(**reproduce.PRESETS.get(preset, {}))
+    flags = "" if preset == "laptop" else f" --preset {preset}"
     collected = [
-        f"collect_data.py --mode {mode} --episodes {getattr(recipe, f'{mode}_episodes')}"
-        for mode in modes
+        f"collect_data.py{flags} --mode {mode} --episodes {getattr(recipe, f'{mode}_episodes')}"
+        for mode in ("random", "recovery", "aggressive")
     ]
-    assert [" ".join(words) for words in steps_of("laptop", None)[:3]] == collected
-    own = f"--on-policy-episodes 0 --rounds {recipe.rounds}"
-    commands = [line.strip() for line in COMMANDS["ours"].strip().splitlines()]
+    noisy = recipe.iterative_episodes
+    own = "--on-policy-episodes 0"
+    if noisy != iterate.Settings().iterative_episodes:
+        own += f" --iterative-episodes {noisy}"
+    commands = [line.strip() for line in COMMANDS[curve].strip().splitlines()]
     assert commands == [
         *collected,
-        *("run_vae_training.py", "process_data.py", "train_rnn.py"),
-        f"train_dream.py --record --validation-tracks {recipe.round_tracks}",
-        *(f"-m tools.iterate {own[:-1]}{number}" for number in range(1, recipe.rounds + 1)),
+        *(f"{name}.py{flags}" for name in ("run_vae_training", "process_data", "train_rnn")),
+        f"train_dream.py{flags} --record --validation-tracks {recipe.round_tracks}",
+        *(f"-m tools.iterate {own} --rounds {n}" for n in range(1, recipe.rounds + 1)),
     ]
 
 

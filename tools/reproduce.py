@@ -76,7 +76,9 @@ class Settings(TrackingSettings):
         True, "choose controllers and rounds by real drives; otherwise by the dream, the last round"
     )
     choice_tracks: int = setting(
-        100, "validation tracks that the best agents of all rounds drive", minimum=1
+        100,
+        "validation tracks that the best agents of all rounds drive; 0: the last round's agent",
+        minimum=0,
     )
     first_track: int = setting(TEST.start, "first test track", minimum=0, maximum=2**32 - 1)
     test_tracks: int = setting(100, "test tracks", minimum=1)
@@ -90,10 +92,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "recovery_episodes": 64,
         "aggressive_episodes": 24,
         "own_random_episodes": 80,
-        "iterative_episodes": 8,
-        "rounds": 2,
-        "round_tracks": 8,
-        "choice_tracks": 16,
+        "iterative_episodes": 4,
+        "rounds": 1,
+        "round_tracks": 20,
+        "choice_tracks": 0,
+        "test_tracks": 8,
     },
     "paper": {
         "sizes": "paper",
@@ -105,6 +108,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rounds": 10,
     },
 }
+# Minutes of each stage on 2 CPU cores, to estimate the time left. "first" is of --drivers own.
+MINUTES = {
+    "laptop": {
+        **{"random": 0.7, "recovery": 2.5, "aggressive": 0.8, "iterative": 1.0},
+        **{"V": 17.0, "encoding": 2.0, "M": 15.0, "C": 8.0, "round": 14.0},
+        **{"score": 0.5, "choice": 6.0, "test": 1.5},
+    },
+    "quick": {
+        **{"random": 0.2, "recovery": 0.6, "aggressive": 0.2, "iterative": 0.5},
+        **{"V": 2.5, "encoding": 0.5, "M": 1.5, "C": 1.2, "round": 5.0},
+        **{"score": 0.2, "choice": 0.5, "test": 0.3},
+    },
+}
 # Settings that do not change the result.
 FREE = ("data_dir", "run_dir", "debug", "workers", "track")
 
@@ -113,7 +129,7 @@ class Stage(NamedTuple):
     """A part of the recipe. It resumes by itself if it is interrupted."""
 
     name: str
-    minutes: float  # with the laptop's sizes on 2 CPU cores, to estimate the time left
+    minutes: float  # as expected, on 2 CPU cores
     run: Callable[[], None]
 
 
@@ -192,43 +208,50 @@ def progress_line(recipe: list[Stage], number: int, finished: Mapping[str, float
 
 def stages(settings: Settings) -> list[Stage]:
     """The recipe, in order."""
+    minutes = MINUTES.get(settings.sizes, MINUTES["laptop"])
     rounds = [
-        Stage(f"round {number}", 14 if number else 0.5, partial(run_rounds, settings, number))
+        Stage(
+            f"round {number}",
+            minutes["round" if number else "score"],
+            partial(run_rounds, settings, number),
+        )
         for number in range(settings.rounds + 1)
     ]
-    last = [Stage("test", 1.5, partial(test, settings))]
-    if settings.real_validation:
-        last.insert(0, Stage("choice", 6, partial(choose_round, settings)))
+    last = [Stage("test", minutes["test"], partial(test, settings))]
+    if settings.real_validation and settings.choice_tracks:
+        last.insert(0, Stage("choice", minutes["choice"], partial(choose_round, settings)))
     if settings.drivers == "own":
         return [
-            collection(settings, "random", settings.own_random_episodes, 1.5),
+            collection(settings, "random", settings.own_random_episodes),
             *training(settings, "quick", "first "),
-            collection(settings, "iterative", settings.own_random_episodes // 4, 1),
+            collection(settings, "iterative", settings.own_random_episodes // 4),
             *training(settings, settings.sizes, fresh=True),
             *rounds,
             *last,
         ]
     return [
-        collection(settings, "random", settings.random_episodes, 0.7),
-        collection(settings, "recovery", settings.recovery_episodes, 2.5),
-        collection(settings, "aggressive", settings.aggressive_episodes, 0.8),
+        collection(settings, "random", settings.random_episodes),
+        collection(settings, "recovery", settings.recovery_episodes),
+        collection(settings, "aggressive", settings.aggressive_episodes),
         *training(settings, settings.sizes),
         *rounds,
         *last,
     ]
 
 
-def collection(settings: Settings, mode: str, episodes: int, minutes: float) -> Stage:
+def collection(settings: Settings, mode: str, episodes: int) -> Stage:
     """Collect episodes of one mode."""
     flags = {"mode": mode, "episodes": episodes, "workers": settings.workers}
+    minutes = MINUTES.get(settings.sizes, MINUTES["laptop"])[mode]
     return Stage(mode, minutes, partial(run_script, settings, collect_data, **flags))
 
 
 def training(settings: Settings, sizes: str, prefix: str = "", fresh: bool = False) -> list[Stage]:
     """Train V, encode, train M and evolve C with the presets `sizes`."""
 
-    def stage(name: str, minutes: float, script: ModuleType, **flags: Any) -> Stage:
+    def stage(name: str, script: ModuleType, **flags: Any) -> Stage:
         values = {**script.PRESETS.get(sizes, {}), **flags}
+        minutes = MINUTES.get(sizes, MINUTES["laptop"])[name]
         return Stage(prefix + name, minutes, partial(run_script, settings, script, **values))
 
     search = {
@@ -239,10 +262,10 @@ def training(settings: Settings, sizes: str, prefix: str = "", fresh: bool = Fal
     }
     # M and C begin from scratch whenever V has changed.
     return [
-        stage("V", 17, run_vae_training, fresh=fresh, track=settings.track),
-        stage("encoding", 2, process_data),
-        stage("M", 15, train_rnn, track=settings.track),
-        stage("C", 8, train_dream, track=settings.track, **search),
+        stage("V", run_vae_training, fresh=fresh, track=settings.track),
+        stage("encoding", process_data),
+        stage("M", train_rnn, track=settings.track),
+        stage("C", train_dream, track=settings.track, **search),
     ]
 
 

@@ -22,7 +22,7 @@ TINY_SEARCH = (
     "--searches 1 --generations 2 --candidates 4 --dreams 2 --horizon 5 --validation-tracks 1 "
     "--workers 1"
 )
-COMMANDS = {  # of the Makefile, and of tools.reproduce without its choice among the rounds
+COMMANDS = {  # those of tools.reproduce, without its choice among the rounds
     "ours-quick": """
         collect_data.py --preset quick --mode random --episodes 16
         collect_data.py --preset quick --mode recovery --episodes 64
@@ -30,7 +30,8 @@ COMMANDS = {  # of the Makefile, and of tools.reproduce without its choice among
         run_vae_training.py --preset quick
         process_data.py --preset quick
         train_rnn.py --preset quick
-        train_dream.py --preset quick
+        train_dream.py --preset quick --record --validation-tracks 20
+        -m tools.iterate --on-policy-episodes 0 --iterative-episodes 4 --rounds 1
     """,
     "ours": """
         collect_data.py --mode random --episodes 48
