@@ -236,12 +236,11 @@ def begin(settings: Settings) -> Run | None:
         return None
     if settings.masked_units > rnn.hidden:
         raise UserError(f"--masked-units {settings.masked_units}: {rnn_path} has {rnn.hidden}")
-    dream, effort = settings, (settings.searches, settings.generations)
+    limit, effort = settings.reward_limit, (settings.searches, settings.generations)
     origin = Controller(rnn.latent + rnn.hidden)
     if plan.continued_from:
         last, origin = checkpoints.load_controller(final)
-        if last.progress.get("chosen", {}).get("lost") == 0:  # faster cars lose more drives
-            dream = replace(settings, reward_limit=settings.continue_reward_limit)
+        limit = evolution.continued_reward_limit(last.progress, settings)
         effort = settings.continue_searches, settings.continue_generations
     seen = [entry for entry in entries if not entry.held_out]
     components = min(settings.principal_components, rnn.latent + rnn.hidden - settings.masked_units)
@@ -251,6 +250,7 @@ def begin(settings: Settings) -> Run | None:
         start_states = build_start_states(seen, rnn, settings.seed)
         save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
         whitening = evolution.fit_whitening(start_states, components, settings.masked_units)
+    dream = replace(settings, reward_limit=limit)
     evaluator = evolution.DreamEvaluator(rnn, start_states, whitening, origin, dream)
     recording = selection.recording_of(settings, entries)
     return Run(settings, plan, inputs, evaluator, search.result(), *effort, recording)

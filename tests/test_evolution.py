@@ -25,6 +25,7 @@ from utils.errors import UserError
 from utils.search.evolution import (
     MAX_GENERATIONS_PER_CALL,
     DreamEvaluator,
+    continued_reward_limit,
     dream_score,
     fit_whitening,
     generation_records,
@@ -165,6 +166,17 @@ def test_a_search_moves_in_the_first_principal_components(
     np.testing.assert_array_equal(folded.weight[visible:], 0)
     raw = features @ np.asarray(folded.weight, float) + np.asarray(folded.bias, float)
     np.testing.assert_allclose(raw, (scores * signs) @ weight + bias, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "limit"), [({"lost": 0}, 1.2), ({"lost": 1}, 0.9), ({}, 0.9), (None, 0.9)]
+)
+def test_cars_may_be_faster_after_a_controller_that_lost_no_drive(
+    chosen: dict[str, int] | None, limit: float
+) -> None:
+    progress = {} if chosen is None else {"chosen": chosen}
+    settings = Settings(reward_limit=0.9, continue_reward_limit=1.2)
+    assert continued_reward_limit(progress, settings) == limit
 
 
 def test_a_search_begins_at_the_controller_that_it_continues(evaluator: DreamEvaluator) -> None:

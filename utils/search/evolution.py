@@ -140,6 +140,16 @@ def generations_per_call(count: int, seconds: float) -> int:
     )
 
 
+def continued_reward_limit(last: dict[str, Any], settings: Any) -> float:
+    """The reward limit of searches that continue a controller; `last` is its recorded progress.
+
+    The higher limit makes cars faster, and faster cars lose more drives. So it is used only if the
+    controller lost none when it was chosen.
+    """
+    safe = last.get("chosen", {}).get("lost") == 0
+    return settings.continue_reward_limit if safe else settings.reward_limit
+
+
 def generation_records(
     returns: Float[np.ndarray, "generations candidates"],
     strengths: Float[np.ndarray, " generations"],
