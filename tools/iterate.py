@@ -140,13 +140,15 @@ def run_script(settings: Settings, script: ModuleType, **values: Any) -> None:
 
 def report(settings: Settings, records: list[dict[str, Any]]) -> None:
     """Draw and print the score of each round."""
+    score = "real score, mean and 95% interval"
     panels = {
-        "real score, mean and 95% interval": ("mean", "low", "high"),
+        score: ("mean",),
         "return in the dream of that round": ("dream_score",),
         "steps of a finished lap": ("lap_steps",),
         "lost drives": ("lost",),
     }
-    plot_curves(settings.run_dir / "rounds.png", records, panels, xlabel="round")
+    path, bands = settings.run_dir / "rounds.png", {score: ("low", "high")}
+    plot_curves(path, records, panels, xlabel="round", bands=bands)
     for record in records:
         print(
             f"round {record['step']}: {record['mean']:.0f} "
