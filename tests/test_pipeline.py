@@ -49,7 +49,8 @@ def test_all_files_of_the_design_are_there(workshop: Workshop) -> None:
         *("vae.png", "vae_reconstructions.png", "vae.metrics.jsonl"),
         *("rnn.png", "rnn.metrics.jsonl"),
         *("controller.png", "controller.metrics.jsonl", "snapshots"),
-        *("snapshots/000006.eqx", "snapshots/000012.eqx"),  # the mean of each search
+        # The mean of each search, and their average.
+        *("snapshots/000006.eqx", "snapshots/000012.eqx", "snapshots/000013.eqx"),
         *("starts.eqx", "times.jsonl"),
         *("evaluation.json", "episodes", f"episodes/{track}.npz", f"track_{track}.mp4"),
         *(f"track_{track}_grid.png", f"track_{track}_plot.png"),
@@ -90,15 +91,26 @@ def test_checkpoints_name_what_they_were_made_from(workshop: Workshop) -> None:
     assert {read_header(path).progress["continued_from"] for path in (vae, rnn, controller)} == {""}
 
 
+def test_the_average_of_the_searches_is_among_the_means(workshop: Workshop) -> None:
+    first, second, average = (
+        load_controller(workshop.run_dir / f"snapshots/{number:06d}.eqx")[1]
+        for number in (6, 12, 13)
+    )
+    assert (np.asarray(first.weight) != second.weight).any()
+    np.testing.assert_allclose(average.weight, (first.weight + second.weight) / 2, rtol=1e-6)
+    np.testing.assert_allclose(average.bias, (first.bias + second.bias) / 2, rtol=1e-6)
+
+
 def test_metrics_are_numbers_at_the_steps_asked_for(workshop: Workshop) -> None:
-    for name, steps in (("vae", [6, 12]), ("rnn", [12, 24]), ("controller", list(range(1, 13)))):
+    for name, steps in (("vae", [6, 12]), ("rnn", [12, 24]), ("controller", list(range(1, 14)))):
         everything = read_metrics(workshop.run_dir / f"{name}.metrics.jsonl")
         records = [record for record in everything if "stage" not in record]
         assert [record["step"] for record in records] == steps
         values = [v for record in records for v in record.values() if isinstance(v, float)]
         assert len(values) > len(steps) and np.isfinite(values).all()
     driven = [record for record in everything if "stage" in record]
-    assert {record["step"] for record in driven} == {6, 12}  # the means of both searches
+    # The means of both searches, and their average.
+    assert {record["step"] for record in driven} == {6, 12, 13}
     assert all(record["scores"] == [record["real"]] for record in driven)  # on one track
 
 

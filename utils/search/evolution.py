@@ -122,9 +122,11 @@ def run_generations(
 
 
 @eqx.filter_jit
-def dream_score(evaluator: DreamEvaluator, mean: Controller) -> Float[Array, ""]:
-    """Mean return of one point of the search space in dreams that are always the same."""
-    points = jax.tree.map(lambda x: x[None], mean)
+def dream_score(evaluator: DreamEvaluator, controller: Controller) -> Float[Array, ""]:
+    """Mean return of a controller on [z, h] in dreams that are always the same."""
+    evaluator = eqx.tree_at(lambda e: e.origin, evaluator, controller)
+    zero = Controller(evaluator.whitening.components)
+    points = jax.tree.map(lambda x: x[None], zero)
     return evaluator.returns(points, jax.random.key(0), SCORE_DREAMS).mean()
 
 
