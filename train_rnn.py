@@ -68,6 +68,7 @@ class Settings(TrainingSettings):
     reward_smoothing: int = setting(
         8, "time steps over which target rewards are averaged; 1: none", minimum=1
     )
+    mirror: bool = setting(True, "train on the mirror image of each episode, too")
     evaluate_every: int = setting(
         1000, "steps between evaluations on held-out episodes", minimum=1, changes_result=False
     )
@@ -245,10 +246,13 @@ def make_batches(
     entries: list[EpisodeFile], latent: int, settings: Settings, start: int
 ) -> Iterator[Batch]:
     """The training batches, from batch number `start` on."""
-    steps = [entry.steps for entry in entries]
+    count = len(entries)
+    steps = [entry.steps for entry in entries] * (1 + settings.mirror)  # then the mirror images
     schedule = lane_schedule(steps, settings.lanes, settings.window, settings.seed)
     return window_batches(
-        lambda episode: read_latent_episode(entries[episode], latent, settings.reward_smoothing),
+        lambda n: read_latent_episode(
+            entries[n % count], latent, settings.reward_smoothing, mirrored=n >= count
+        ),
         itertools.islice(schedule, start, None),
         settings.window,
     )

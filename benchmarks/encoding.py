@@ -56,9 +56,9 @@ def parts(
     """The whole of process_data.py, and each part of it alone."""
     episode = read_episode(entries[0].path)
     frames = np.resize(episode.frames, (settings.batch, *episode.frames.shape[1:]))
-    arrays = {name: np.zeros((entries[0].steps + 1, 32), np.float32) for name in ("mu", "logvar")}
-    for name, values in arrays.items():
-        arrays[name] = np.random.default_rng(0).standard_normal(values.shape).astype(np.float32)
+    names = ("mu", "logvar", "mirror_mu", "mirror_logvar")
+    noise = np.random.default_rng(0).standard_normal((4, entries[0].steps + 1, 32), np.float32)
+    arrays = dict(zip(names, noise, strict=True))
 
     def whole() -> None:
         process_data.encode_all(settings, vae, "", entries)

@@ -100,11 +100,12 @@ def batches_from(folder: Path, lanes: int, window: int) -> Iterator[Batch]:
     """Batches of windows, from files of latents that are noise."""
     random, steps = np.random.default_rng(0), 1000
     for seed in range(2 * lanes):
-        latents = random.standard_normal((2, steps + 1, 32)).astype(np.float32)
+        latents = random.standard_normal((4, steps + 1, 32)).astype(np.float32)
+        names = ("mu", "logvar", "mirror_mu", "mirror_logvar")
         ends, zeros = np.zeros(steps, bool), np.zeros(steps, np.float32)
         actions = np.clip(random.standard_normal((steps, 3)), 0, 1).astype(np.float32)
         episode = Episode(latents[0], actions, zeros, ends, ends, False, seed, {})
-        arrays = {"mu": latents[0], "logvar": latents[1], **step_arrays(episode)}
+        arrays = {**dict(zip(names, latents, strict=True)), **step_arrays(episode)}
         write_arrays(folder / "latents" / "random" / f"{seed}.npz", arrays)
     entries = scan_latents(folder, 32)
     schedule = lane_schedule([entry.steps for entry in entries], lanes, window, seed=0)

@@ -36,11 +36,14 @@ def arrays_in(episode: Episode) -> dict[str, Any]:
 
 
 def latents_in(episode: Episode, vae: str = "abc", latent: int = LATENT) -> dict[str, Any]:
-    """The arrays of a latent file of that episode."""
-    rng = np.random.default_rng(0)
-    steps = len(episode.rewards)
-    mu, logvar = rng.standard_normal((2, steps + 1, latent), np.float32)
-    return {"mu": mu, "logvar": logvar, **step_arrays(episode, {"vae": vae})}
+    """The arrays of a latent file of that episode, with noise for latents."""
+    return {**noise_latents(len(episode.rewards), latent), **step_arrays(episode, {"vae": vae})}
+
+
+def noise_latents(steps: int, latent: int = LATENT, seed: int = 0) -> dict[str, np.ndarray]:
+    """Noise for the latents of a latent file."""
+    rows = np.random.default_rng(seed).standard_normal((4, steps + 1, latent), np.float32)
+    return dict(zip(("mu", "logvar", "mirror_mu", "mirror_logvar"), rows, strict=True))
 
 
 STEPS = 3

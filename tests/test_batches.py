@@ -6,12 +6,13 @@ Over 300 lines: V and M share the synthetic episodes.
 import doctest
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from hostile_files import noise_latents
 
 import utils.data.frames
 from utils.data import targets
@@ -180,16 +181,19 @@ def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     for seed, lap_finished in ((12, False), (13, True)):
         episode = blank_episode(seed, steps, lap_finished)
         episode.rewards[-1] = 3.3 if lap_finished else -100
-        mu, logvar = rng.standard_normal((2, steps + 1, LATENT)).astype(np.float32)
-        write_arrays(
-            tmp_path / "random" / f"{seed}.npz",
-            {"mu": mu, "logvar": logvar, **step_arrays(episode)},
-        )
+        episode.actions[:] = rng.uniform(0, 1, episode.actions.shape)
+        latents = noise_latents(steps, LATENT, seed)
+        write_arrays(tmp_path / "random" / f"{seed}.npz", {**latents, **step_arrays(episode)})
     left, finished = scan_files(tmp_path, latent_schema(LATENT))
     read = read_latent_episode(finished, LATENT, smoothing=1)
-    np.testing.assert_array_equal(read.mu, mu)
-    np.testing.assert_array_equal(read.logvar, logvar)
+    np.testing.assert_array_equal(read.mu, latents["mu"])
+    np.testing.assert_array_equal(read.logvar, latents["logvar"])
     np.testing.assert_array_equal(read.actions, episode.actions)
+    mirrored = read_latent_episode(finished, LATENT, 1, mirrored=True)
+    np.testing.assert_array_equal(mirrored.mu, latents["mirror_mu"])
+    np.testing.assert_array_equal(mirrored.logvar, latents["mirror_logvar"])
+    np.testing.assert_array_equal(mirrored.actions, episode.actions * np.float32([-1, 1, 1]))
+    np.testing.assert_array_equal(mirrored.rewards, read.rewards)
     rewards = np.maximum(episode.rewards, np.float32(-0.1))
     np.testing.assert_allclose(read.rewards, rewards, rtol=1e-6)
     # A finished lap also ends the episode, but is no failure.
@@ -287,9 +291,14 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[EpisodeFile]:
     return scan_files(folder, EPISODE_SCHEMA)
 
 
-def tags_of(frames: np.ndarray) -> list[tuple[int, int]]:
+def tags_of(frames: Iterable[np.ndarray]) -> list[tuple[int, int]]:
     """Seed and row of every frame."""
     return [(int(frame[0, 0, 0]), int(frame[0, 0, 1])) for frame in frames]
+
+
+def tags_in(batch: np.ndarray) -> list[tuple[int, int]]:
+    """The same for a batch of V, in which every second frame is mirrored."""
+    return tags_of([frame[:, ::-1] if n % 2 else frame for n, frame in enumerate(batch)])
 
 
 ALL_FRAMES = {(seed, row) for seed, steps in FRAME_STEPS.items() for row in range(steps + 1)}
@@ -335,8 +344,8 @@ def test_no_frame_is_seen_twice_in_an_epoch(
             for _ in range(sum(entry.steps + 1 for entry in shard) // size):
                 batch = next(stream)
                 assert batch.shape == (size, 64, 64, 3) and batch.dtype == np.uint8
-                assert {seed for seed, _ in tags_of(batch)} <= own
-                seen += tags_of(batch)
+                assert {seed for seed, _ in tags_in(batch)} <= own
+                seen += tags_in(batch)
         assert len(seen) == len(set(seen)) and set(seen) <= ALL_FRAMES
         assert len(seen) > len(ALL_FRAMES) - 3 * size
         orders.append(seen)
@@ -349,18 +358,18 @@ def test_resumed_frames_are_the_uninterrupted_ones(
     entries: list[EpisodeFile], monkeypatch: pytest.MonkeyPatch, shard_frames: int
 ) -> None:
     monkeypatch.setattr(utils.data.frames, "SHARD_FRAMES", shard_frames)
-    whole = [tags_of(batch) for batch in itertools.islice(frame_batches(entries, 4, 0, 0), 30)]
+    whole = [tags_in(batch) for batch in itertools.islice(frame_batches(entries, 4, 0, 0), 30)]
     for start in (1, 4, 9, 10, 11, 23):
         resumed = itertools.islice(frame_batches(entries, 4, 0, start), 30 - start)
-        assert [tags_of(batch) for batch in resumed] == whole[start:], start
-    other = [tags_of(batch) for batch in itertools.islice(frame_batches(entries, 4, 1, 0), 30)]
+        assert [tags_in(batch) for batch in resumed] == whole[start:], start
+    other = [tags_in(batch) for batch in itertools.islice(frame_batches(entries, 4, 1, 0), 30)]
     assert other != whole
 
 
 def test_fewer_frames_than_a_batch_are_used_again(entries: list[EpisodeFile]) -> None:
     few = [entry for entry in entries if entry.seed == 7]
     for batch in itertools.islice(frame_batches(few, 10, seed=0, start=0), 3):
-        counts = [tags_of(batch).count((7, row)) for row in range(4)]
+        counts = [tags_in(batch).count((7, row)) for row in range(4)]
         assert sum(counts) == 10 and min(counts) == 2 and max(counts) == 3
 
 
@@ -373,7 +382,7 @@ def test_a_file_damaged_since_the_scan_is_left_out(
     victim = damaged[-2].path
     victim.write_bytes(victim.read_bytes()[:-40])
     batches = list(itertools.islice(frame_batches(damaged, 6, seed=0, start=0), 6))
-    seen = {tag for batch in batches for tag in tags_of(batch)}
+    seen = {tag for batch in batches for tag in tags_in(batch)}
     assert seen <= {tag for tag in ALL_FRAMES if tag[0] != damaged[-2].seed}
     said = capsys.readouterr().err
     assert str(victim) in said and f"1 of {len(damaged)} files left out" in said
@@ -391,7 +400,7 @@ def test_other_episodes_replace_a_shard_that_cannot_be_read(
     victim = damaged[0].path
     victim.write_bytes(victim.read_bytes()[:-40])
     batches = itertools.islice(frame_batches(damaged, 4, seed=0, start=0), 30)
-    seen = {seed for batch in batches for seed, _ in tags_of(batch)}
+    seen = {seed for batch in batches for seed, _ in tags_in(batch)}
     assert seen == set(FRAME_STEPS) - {damaged[0].seed}
     victim.unlink()
     with pytest.raises(UserError, match="no episode can be read"):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hostile_files import noise_latents
 from jaxtyping import Array
 from oracles import act, constant_rnn, foresee, log_likelihood, lstm_step, random_model, sample
 
@@ -323,8 +324,7 @@ def test_a_horizon_that_no_episode_reaches_is_unknown(rnn: MDNRNN) -> None:
 def write_latents(path: Path, steps: int, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     arrays = {
-        "mu": rng.standard_normal((steps + 1, LATENT)).astype(np.float32),
-        "logvar": np.zeros((steps + 1, LATENT), np.float32),
+        **noise_latents(steps, LATENT, seed),
         "actions": rng.uniform(0, 1, (steps, 3)).astype(np.float32),
         "rewards": np.full(steps, -0.1, np.float32),
         "terminated": np.zeros(steps, bool),

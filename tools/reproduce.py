@@ -108,6 +108,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rounds": 10,
     },
 }
+# Settings that do not change the result.
+FREE = ("data_dir", "run_dir", "debug", "workers", "track")
 # Minutes of each stage on 2 CPU cores, to estimate the time left. "first" is of --drivers own.
 MINUTES = {
     "laptop": {
@@ -121,8 +123,11 @@ MINUTES = {
         **{"score": 0.2, "choice": 0.5, "test": 0.3},
     },
 }
-# Settings that do not change the result.
-FREE = ("data_dir", "run_dir", "debug", "workers", "track")
+
+
+def minutes_of(sizes: str, name: str) -> float:
+    """The expected minutes of a stage. Other sizes have no table of their own."""
+    return MINUTES.get(sizes, MINUTES["laptop"])[name]
 
 
 class Stage(NamedTuple):
@@ -208,18 +213,18 @@ def progress_line(recipe: list[Stage], number: int, finished: Mapping[str, float
 
 def stages(settings: Settings) -> list[Stage]:
     """The recipe, in order."""
-    minutes = MINUTES.get(settings.sizes, MINUTES["laptop"])
+    minutes = partial(minutes_of, settings.sizes)
     rounds = [
         Stage(
             f"round {number}",
-            minutes["round" if number else "score"],
+            minutes("round" if number else "score"),
             partial(run_rounds, settings, number),
         )
         for number in range(settings.rounds + 1)
     ]
-    last = [Stage("test", minutes["test"], partial(test, settings))]
+    last = [Stage("test", minutes("test"), partial(test, settings))]
     if settings.real_validation and settings.choice_tracks:
-        last.insert(0, Stage("choice", minutes["choice"], partial(choose_round, settings)))
+        last.insert(0, Stage("choice", minutes("choice"), partial(choose_round, settings)))
     if settings.drivers == "own":
         return [
             collection(settings, "random", settings.own_random_episodes),
@@ -242,8 +247,8 @@ def stages(settings: Settings) -> list[Stage]:
 def collection(settings: Settings, mode: str, episodes: int) -> Stage:
     """Collect episodes of one mode."""
     flags = {"mode": mode, "episodes": episodes, "workers": settings.workers}
-    minutes = MINUTES.get(settings.sizes, MINUTES["laptop"])[mode]
-    return Stage(mode, minutes, partial(run_script, settings, collect_data, **flags))
+    drive = partial(run_script, settings, collect_data, **flags)
+    return Stage(mode, minutes_of(settings.sizes, mode), drive)
 
 
 def training(settings: Settings, sizes: str, prefix: str = "", fresh: bool = False) -> list[Stage]:
@@ -251,8 +256,8 @@ def training(settings: Settings, sizes: str, prefix: str = "", fresh: bool = Fal
 
     def stage(name: str, script: ModuleType, **flags: Any) -> Stage:
         values = {**script.PRESETS.get(sizes, {}), **flags}
-        minutes = MINUTES.get(sizes, MINUTES["laptop"])[name]
-        return Stage(prefix + name, minutes, partial(run_script, settings, script, **values))
+        train = partial(run_script, settings, script, **values)
+        return Stage(prefix + name, minutes_of(sizes, name), train)
 
     search = {
         "record": settings.real_validation,

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from hostile_files import noise_latents
 
 from faults.processes import Inject, finish
 from faults.references import Record, Suite, prepare, reference, scratch
@@ -138,6 +139,5 @@ def write_large_data(folder: Path, count: int, rng: np.random.Generator, frames:
         if frames:
             write_episode(folder / "data" / "rollouts" / "random" / f"{seed}.npz", episode)
             continue
-        mu, logvar = rng.standard_normal((2, STEPS + 1, 32), np.float32)
-        arrays = {"mu": mu, "logvar": logvar, **step_arrays(episode, origin)}
+        arrays = {**noise_latents(STEPS, 32, seed), **step_arrays(episode, origin)}
         write_arrays(folder / "data" / "latents" / "random" / f"{seed}.npz", arrays)

@@ -69,12 +69,9 @@ class Episode:
 
 
 def latent_schema(latent: int) -> dict[str, tuple[str, Shape]]:
-    """The arrays of a latent file with `latent` dimensions."""
-    return {
-        "mu": ("float32", ("T+1", latent)),
-        "logvar": ("float32", ("T+1", latent)),
-        **STEP_SCHEMA,
-    }
+    """The arrays of a latent file with `latent` dimensions; mirror_ is of the mirrored frames."""
+    names = ("mu", "logvar", "mirror_mu", "mirror_logvar")
+    return {**{name: ("float32", ("T+1", latent)) for name in names}, **STEP_SCHEMA}
 
 
 def write_episode(path: Path, episode: Episode) -> None:

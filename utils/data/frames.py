@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from utils.data.episodes import EPISODE_SCHEMA, FRAME_SHAPE, EpisodeFile
+from utils.data.mirror import mirror_frames
 from utils.data.prefetch import read_ahead
 from utils.errors import UserError
 from utils.io.npz import CorruptFileLog
@@ -65,6 +66,7 @@ def frame_batches(
 ) -> Iterator[np.ndarray]:
     """Endless batches, uint8 (batch, 64, 64, 3), beginning with batch number `start`.
 
+    Every second frame is mirrored.
     The first shard is read from the call on, while the caller compiles its step.
     """
 
@@ -103,7 +105,9 @@ def frame_batches(
                     # The modulo repeats frames if there are fewer than a batch needs, or fewer
                     # than expected because a file is corrupt.
                     rows = np.arange(position * batch, (position + 1) * batch) % len(order)
-                    yield frames[order[rows] % len(frames)]
+                    chosen = frames[order[rows] % len(frames)]
+                    chosen[1::2] = mirror_frames(chosen[1::2])
+                    yield chosen
                 start = 0
 
     return batches(number, shard, first, start)

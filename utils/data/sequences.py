@@ -16,6 +16,7 @@ import numpy as np
 
 from models.rnn import Window
 from utils.data.episodes import EpisodeFile, latent_schema
+from utils.data.mirror import mirror_actions
 from utils.data.prefetch import READER_THREADS
 from utils.data.targets import clip_penalty, failed_steps, lap_steps, smooth_rewards
 
@@ -37,16 +38,21 @@ class Batch(NamedTuple):
     resets: np.ndarray  # bool (lanes): the window begins an episode, so the state starts at zero
 
 
-def read_latent_episode(entry: EpisodeFile, latent: int, smoothing: int) -> LatentEpisode:
-    """Read a latent file up to the end of a whole lap. Raises CorruptFileError."""
+def read_latent_episode(
+    entry: EpisodeFile, latent: int, smoothing: int, mirrored: bool = False
+) -> LatentEpisode:
+    """Read a latent file up to the end of a whole lap, or its mirror image.
+
+    Raises CorruptFileError.
+    """
     arrays = entry.read(latent_schema(latent))
     steps = lap_steps(arrays["rewards"])
-    rewards = arrays["rewards"][:steps]
+    actions, rewards = arrays["actions"][:steps], arrays["rewards"][:steps]
     left_playfield = (arrays["terminated"] & ~arrays["lap_finished"])[:steps]
     return LatentEpisode(
-        mu=arrays["mu"][: steps + 1],
-        logvar=arrays["logvar"][: steps + 1],
-        actions=arrays["actions"][:steps],
+        mu=arrays["mirror_mu" if mirrored else "mu"][: steps + 1],
+        logvar=arrays["mirror_logvar" if mirrored else "logvar"][: steps + 1],
+        actions=mirror_actions(actions) if mirrored else actions,
         rewards=smooth_rewards(clip_penalty(rewards), smoothing),
         failed=failed_steps(rewards, left_playfield),
     )
