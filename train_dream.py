@@ -67,8 +67,11 @@ class Settings(TrackingSettings):
         1.0, "of M's mixture: above 1 the dream is harder to exploit, below 1 easier", minimum=0.01
     )
     reward_limit: float = setting(1.0, "most points for one dreamed step; bounds the pace")
-    continue_reward_limit: float = setting(
-        1.15, "the same after more episodes, if the last controller lost none of its real drives"
+    reward_limit_step: float = setting(
+        0.15, "added to the limit after more episodes, if the last controller lost no real drive"
+    )
+    failure_weight: float = setting(
+        1.0, "of M's probability of failure: below 1 cars are faster", minimum=0.0
     )
     principal_components: int = setting(
         60, "of [z, h] that a search works in; with all 288 it is mostly a random walk", minimum=1
@@ -111,7 +114,14 @@ class Settings(TrackingSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"searches": 1, "continue_searches": 3, "generations": 20, "validation_tracks": 16},
+    # A short training of M foresees too many failures.
+    "quick": {
+        "searches": 1,
+        "continue_searches": 3,
+        "generations": 20,
+        "failure_weight": 0.5,
+        "validation_tracks": 16,
+    },
     "paper": {"searches": 16, "continue_searches": 16},
 }
 
@@ -291,7 +301,8 @@ def finish(run: Run, metrics: Metrics) -> None:
         chosen = {"real": selection.mean_score(drives), "lost": sum(drives["lost"])}
     draw(settings)
     header, final = run.header("controller", run.last), settings.run_dir / "controller.eqx"
-    header.progress["chosen"] = {"step": best, "dream_score": scored[best], **chosen}
+    chosen |= {"step": best, "dream_score": scored[best]}
+    header.progress["chosen"] = {**chosen, "reward_limit": run.evaluator.settings.reward_limit}
     _, controller = checkpoints.load_controller(run.snapshot(best))
     checkpoints.save(final, header, controller)
     run.state_path.unlink()

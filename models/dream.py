@@ -43,7 +43,7 @@ def sample_outcome(
     """Sample a step's reward in points, and whether the drive failed.
 
     `u` is uniform in 0..1; the drive fails, for FAILURE_REWARD, where it is below the predicted
-    probability of failure. The expected sum of these rewards is `dream_return`.
+    probability of failure. The expected sum of these rewards is `dream_return` without limit.
     """
     failed = u < jax.nn.sigmoid(prediction.end_logit)
     return jnp.where(failed, FAILURE_REWARD, prediction.reward), failed
@@ -56,13 +56,15 @@ def dream_return(
     noise: MixtureNoise,
     temperature: float | Float[Array, ""],
     reward_limit: float | Float[Array, ""] = jnp.inf,
+    failure_weight: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, ""]:
     """Expected return of one dream in points, over as many steps as `noise` has rows.
 
     Failure is taken in expectation, because sampling it would make the return very noisy: a step's
     reward counts with the probability that the dream is still alive, and its probability of failure
     costs FAILURE_REWARD. A probability of failure that persists is counted again at every step, so
-    survival is underestimated and C learns to avoid states in which M is unsure.
+    survival is underestimated and C learns to avoid states in which M is unsure. A `failure_weight`
+    below 1 makes up for some of that: the probability of survival is raised to this power.
 
     `reward_limit` caps the reward of a step. In a dream of a few seconds, twice the speed brings
     twice the tiles, but a whole lap is worth 1000 points at any speed.
@@ -74,10 +76,10 @@ def dream_return(
         state, survival = carry
         action = controller(state.z, state.memory.hidden)
         state, prediction = imagine(rnn, state, action, noise, temperature)
-        end = jax.nn.sigmoid(prediction.end_logit)
+        alive = (1 - jax.nn.sigmoid(prediction.end_logit)) ** failure_weight
         earned = jnp.minimum(prediction.reward, reward_limit)
-        reward = survival * ((1 - end) * earned + end * FAILURE_REWARD)
-        return (state, survival * (1 - end)), reward
+        reward = survival * (alive * earned + (1 - alive) * FAILURE_REWARD)
+        return (state, survival * alive), reward
 
     _, rewards = jax.lax.scan(step, (start, jnp.ones(())), noise)
     return rewards.sum()
@@ -90,6 +92,7 @@ def dream_returns(
     noise: MixtureNoise,
     temperature: float | Float[Array, ""],
     reward_limit: float | Float[Array, ""] = jnp.inf,
+    failure_weight: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "candidates dreams"]:
     """Returns of every candidate in every dream, sharded over all of JAX's devices.
 
@@ -99,10 +102,11 @@ def dream_returns(
         noise: (dreams, steps, latent), the same for all candidates, so that their returns differ
             by their actions alone.
     """
-    over_dreams = jax.vmap(dream_return, in_axes=(None, None, 0, 0, None, None))
+    over_dreams = jax.vmap(dream_return, in_axes=(None, None, 0, 0, None, None, None))
+    rules = temperature, reward_limit, failure_weight
 
     def returns(controller: Controller) -> Float[Array, " dreams"]:
-        return over_dreams(rnn, controller, starts, noise, temperature, reward_limit)
+        return over_dreams(rnn, controller, starts, noise, *rules)
 
     candidates, dreams = len(controllers.bias), len(noise.normal)
     batch, devices = device_layout(candidates, dreams, len(jax.devices()), jax.default_backend())

@@ -116,6 +116,20 @@ def test_the_reward_limit_caps_each_step() -> None:
     np.testing.assert_allclose(free, [[(1000 / 296 - 0.1 - 100) / 2 * (1 + 0.5)]], rtol=1e-6)
 
 
+def test_the_failure_weight_is_a_power_of_survival() -> None:
+    controllers, starts, noise = (
+        random_controllers(1, 4),
+        random_starts(1, 5),
+        random_noise((1, 2), 6),
+    )
+    # Every step survives with a probability of one quarter: at weight ½ of one half.
+    rnn = constant_rnn(LATENT, HIDDEN, COMPONENTS, reward=1.0, end_logit=np.log(3.0))
+    half = returns_of(rnn, controllers, starts, noise, 1.0, 1.5, 0.5)
+    np.testing.assert_allclose(half, [[(1.5 - 100) / 2 * (1 + 0.5)]], rtol=1e-5)
+    none = returns_of(rnn, controllers, starts, noise, 1.0, 1.5, 0.0)
+    np.testing.assert_allclose(none, [[3.0]], rtol=1e-6)
+
+
 def test_all_candidates_dream_with_the_same_noise(rnn: MDNRNN) -> None:
     controllers, starts = random_controllers(CANDIDATES, 7), random_starts(DREAMS, 8)
     twice = jax.tree.map(lambda x: x[np.array([0, 1, 0])], controllers)

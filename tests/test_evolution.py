@@ -169,13 +169,20 @@ def test_a_search_moves_in_the_first_principal_components(
 
 
 @pytest.mark.parametrize(
-    ("chosen", "limit"), [({"lost": 0}, 1.2), ({"lost": 1}, 0.9), ({}, 0.9), (None, 0.9)]
+    ("progress", "limit"),
+    [
+        ({"chosen": {"lost": 0, "reward_limit": 1.5}}, 1.75),
+        ({"chosen": {"lost": 1, "reward_limit": 1.5}}, 1.5),
+        ({"chosen": {"reward_limit": 1.5}}, 1.5),
+        ({"chosen": {"lost": 0}}, 1.25),
+        ({}, 1.0),
+    ],
+    ids=["safe", "one lost", "not driven", "earlier version", "nothing recorded"],
 )
 def test_cars_may_be_faster_after_a_controller_that_lost_no_drive(
-    chosen: dict[str, int] | None, limit: float
+    progress: dict[str, dict[str, float]], limit: float
 ) -> None:
-    progress = {} if chosen is None else {"chosen": chosen}
-    settings = Settings(reward_limit=0.9, continue_reward_limit=1.2)
+    settings = Settings(reward_limit=1.0, reward_limit_step=0.25)
     assert continued_reward_limit(progress, settings) == limit
 
 

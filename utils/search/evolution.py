@@ -46,9 +46,8 @@ class DreamEvaluator(eqx.Module):
         )
         noise = mixture_noise(noise_key, (dreams, settings.horizon, self.rnn.latent))
         controllers = jax.vmap(self.controller)(points)
-        return dream_returns(
-            self.rnn, controllers, starts, noise, settings.temperature, settings.reward_limit
-        )
+        rules = settings.temperature, settings.reward_limit, settings.failure_weight
+        return dream_returns(self.rnn, controllers, starts, noise, *rules)
 
 
 def fit_whitening(start_states: StartStates, components: int, masked: int = 0) -> Whitening:
@@ -145,11 +144,12 @@ def generations_per_call(count: int, seconds: float) -> int:
 def continued_reward_limit(last: dict[str, Any], settings: Any) -> float:
     """The reward limit of searches that continue a controller; `last` is its recorded progress.
 
-    The higher limit makes cars faster, and faster cars lose more drives. So it is used only if the
-    controller lost none when it was chosen.
+    A higher limit makes cars faster, and faster cars lose more drives. So the limit rises only
+    after a controller that lost none when it was chosen.
     """
-    safe = last.get("chosen", {}).get("lost") == 0
-    return settings.continue_reward_limit if safe else settings.reward_limit
+    chosen = last.get("chosen", {})
+    limit = chosen.get("reward_limit", settings.reward_limit)
+    return limit + settings.reward_limit_step if chosen.get("lost") == 0 else limit
 
 
 def generation_records(
