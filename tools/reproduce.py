@@ -114,12 +114,12 @@ FREE = ("data_dir", "run_dir", "debug", "workers", "track")
 MINUTES = {
     "laptop": {
         **{"random": 0.7, "recovery": 2.5, "aggressive": 0.8, "iterative": 1.0},
-        **{"V": 17.0, "encoding": 2.0, "M": 15.0, "C": 8.0, "round": 14.0},
+        **{"V": 13.0, "encoding": 2.5, "M": 15.0, "C": 8.0, "round": 14.0},
         **{"score": 0.5, "choice": 6.0, "test": 1.5},
     },
     "quick": {
         **{"random": 0.2, "recovery": 0.6, "aggressive": 0.2, "iterative": 0.5},
-        **{"V": 2.5, "encoding": 0.5, "M": 1.5, "C": 1.2, "round": 5.0},
+        **{"V": 2.5, "encoding": 0.8, "M": 1.5, "C": 1.2, "round": 5.0},
         **{"score": 0.2, "choice": 0.5, "test": 0.3},
     },
 }
