@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hostile_files import noise_latents
 
+import train_rnn
 import utils.data.frames
 from utils.data import targets
 from utils.data.episodes import (
@@ -205,6 +206,26 @@ def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_latent_episode(left, LATENT, 1).rewards[-1], -0.1, rtol=1e-6)
     smoothed = read_latent_episode(finished, LATENT, smoothing=3).rewards
     np.testing.assert_allclose(smoothed, smooth_rewards(rewards, 3))
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_m_learns_from_the_mirror_image_of_each_episode(tmp_path: Path, mirror: bool) -> None:
+    kinds = ("mu", "mirror_mu") if mirror else ("mu",)
+    expected = {}
+    for seed in (2, 3):
+        episode, latents = blank_episode(seed, 5, False), noise_latents(5, LATENT, seed)
+        episode.actions[:, 0] = seed / 10
+        write_arrays(tmp_path / "random" / f"{seed}.npz", {**latents, **step_arrays(episode)})
+        for kind in kinds:
+            steer = -seed / 10 if kind == "mirror_mu" else seed / 10
+            expected[latents[kind][:5].tobytes()] = np.float32(steer)
+    entries = scan_files(tmp_path, latent_schema(LATENT))
+    settings = train_rnn.Settings(lanes=2, window=5, mirror=mirror)
+    found = {}
+    for batch in itertools.islice(train_rnn.make_batches(entries, LATENT, settings, 0), 20):
+        for mu, actions in zip(batch.window.mu, batch.window.actions, strict=True):
+            found[mu.tobytes()] = actions[0, 0]
+    assert found == expected
 
 
 TILE = 3.3
