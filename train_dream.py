@@ -114,14 +114,7 @@ class Settings(TrackingSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # A short training of M foresees too many failures.
-    "quick": {
-        "searches": 1,
-        "continue_searches": 3,
-        "generations": 20,
-        "failure_weight": 0.5,
-        "validation_tracks": 16,
-    },
+    "quick": {"searches": 1, "continue_searches": 3, "generations": 20, "validation_tracks": 16},
     "paper": {"searches": 16, "continue_searches": 16},
 }
 
