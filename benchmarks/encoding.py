@@ -21,7 +21,14 @@ from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.vae import ConvVAE
 from tools.report.run_record import size_of
-from utils.data.episodes import EPISODE_SCHEMA, EpisodeFile, read_episode, scan_files, step_arrays
+from utils.data.episodes import (
+    EPISODE_SCHEMA,
+    LATENT_ARRAYS,
+    EpisodeFile,
+    read_episode,
+    scan_files,
+    step_arrays,
+)
 from utils.data.prefetch import read_ahead
 from utils.io.npz import write_arrays
 from utils.runtime import default_workers
@@ -56,9 +63,8 @@ def parts(
     """The whole of process_data.py, and each part of it alone."""
     episode = read_episode(entries[0].path)
     frames = np.resize(episode.frames, (settings.batch, *episode.frames.shape[1:]))
-    names = ("mu", "logvar", "mirror_mu", "mirror_logvar")
     noise = np.random.default_rng(0).standard_normal((4, entries[0].steps + 1, 32), np.float32)
-    arrays = dict(zip(names, noise, strict=True))
+    arrays = dict(zip(LATENT_ARRAYS, noise, strict=True))
 
     def whole() -> None:
         process_data.encode_all(settings, vae, "", entries)

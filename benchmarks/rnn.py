@@ -20,7 +20,7 @@ import train_rnn
 from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.rnn import MDNRNN, Window
-from utils.data.episodes import Episode, scan_latents, step_arrays
+from utils.data.episodes import LATENT_ARRAYS, Episode, scan_latents, step_arrays
 from utils.data.sequences import Batch, lane_schedule, read_latent_episode, window_batches
 from utils.io.npz import write_arrays
 from utils.runtime import default_workers
@@ -101,11 +101,10 @@ def batches_from(folder: Path, lanes: int, window: int) -> Iterator[Batch]:
     random, steps = np.random.default_rng(0), 1000
     for seed in range(2 * lanes):
         latents = random.standard_normal((4, steps + 1, 32)).astype(np.float32)
-        names = ("mu", "logvar", "mirror_mu", "mirror_logvar")
         ends, zeros = np.zeros(steps, bool), np.zeros(steps, np.float32)
         actions = np.clip(random.standard_normal((steps, 3)), 0, 1).astype(np.float32)
         episode = Episode(latents[0], actions, zeros, ends, ends, False, seed, {})
-        arrays = {**dict(zip(names, latents, strict=True)), **step_arrays(episode)}
+        arrays = {**dict(zip(LATENT_ARRAYS, latents, strict=True)), **step_arrays(episode)}
         write_arrays(folder / "latents" / "random" / f"{seed}.npz", arrays)
     entries = scan_latents(folder, 32)
     schedule = lane_schedule([entry.steps for entry in entries], lanes, window, seed=0)

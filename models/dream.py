@@ -43,7 +43,8 @@ def sample_outcome(
     """Sample a step's reward in points, and whether the drive failed.
 
     `u` is uniform in 0..1; the drive fails, for FAILURE_REWARD, where it is below the predicted
-    probability of failure. The expected sum of these rewards is `dream_return` without limit.
+    probability of failure. The expected sum of these rewards is `dream_return` without
+    limit and weight.
     """
     failed = u < jax.nn.sigmoid(prediction.end_logit)
     return jnp.where(failed, FAILURE_REWARD, prediction.reward), failed

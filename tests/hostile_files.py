@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.data.episodes import FRAME_SHAPE, Episode, step_arrays
+from utils.data.episodes import FRAME_SHAPE, LATENT_ARRAYS, Episode, step_arrays
 from utils.io.npz import MAX_STEPS_ON_FILE
 
 LATENT = 4
@@ -43,7 +43,7 @@ def latents_in(episode: Episode, vae: str = "abc", latent: int = LATENT) -> dict
 def noise_latents(steps: int, latent: int = LATENT, seed: int = 0) -> dict[str, np.ndarray]:
     """Noise for the latents of a latent file."""
     rows = np.random.default_rng(seed).standard_normal((4, steps + 1, latent), np.float32)
-    return dict(zip(("mu", "logvar", "mirror_mu", "mirror_logvar"), rows, strict=True))
+    return dict(zip(LATENT_ARRAYS, rows, strict=True))
 
 
 STEPS = 3

@@ -42,6 +42,7 @@ STEP_SCHEMA: dict[str, tuple[str, Shape]] = {
     "seed": ("int64", ()),
     "provenance": ("str", ()),  # JSON: mode, settings, agent, environment, versions
 }
+LATENT_ARRAYS = ("mu", "logvar", "mirror_mu", "mirror_logvar")  # mirror_: of mirrored frames
 SCANNED = ("seed", "provenance", "rewards")  # the arrays of an episode file that a scan reads
 EPISODE_SCHEMA: dict[str, tuple[str, Shape]] = {
     "frames": ("uint8", ("T+1", *FRAME_SHAPE)),
@@ -69,9 +70,8 @@ class Episode:
 
 
 def latent_schema(latent: int) -> dict[str, tuple[str, Shape]]:
-    """The arrays of a latent file with `latent` dimensions; mirror_ is of the mirrored frames."""
-    names = ("mu", "logvar", "mirror_mu", "mirror_logvar")
-    return {**{name: ("float32", ("T+1", latent)) for name in names}, **STEP_SCHEMA}
+    """The arrays of a latent file with `latent` dimensions."""
+    return {**{name: ("float32", ("T+1", latent)) for name in LATENT_ARRAYS}, **STEP_SCHEMA}
 
 
 def write_episode(path: Path, episode: Episode) -> None:
