@@ -68,7 +68,7 @@ class Settings(TrackingSettings):
     )
     reward_limit: float = setting(1.0, "most points for one dreamed step; bounds the pace")
     reward_limit_step: float = setting(
-        0.1, "added to the limit after more episodes, if the last controller lost no real drive"
+        0.125, "added to the limit after more episodes, if the last controller lost no real drive"
     )
     failure_weight: float = setting(
         1.0, "of M's probability of failure: below 1 cars are faster", minimum=0.0

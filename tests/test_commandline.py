@@ -59,9 +59,13 @@ def test_a_preset_changes_its_sizes_and_nothing_else(name: str, preset: str) -> 
     assert parse(name, "--preset", preset) == dataclasses.replace(script.Settings(), **sizes)
     for size, value in sizes.items():
         # A flag that is given wins, before the preset or after it.
-        given = parse(name, flag(size), str(value + 1), "--preset", preset)
-        assert getattr(given, size) == value + 1
-        assert given == parse(name, "--preset", preset, flag(size), str(value + 1))
+        if isinstance(value, bool):
+            other, arguments = not value, [flag(size).replace("--", "--no-" if value else "--", 1)]
+        else:
+            other, arguments = value + 1, [flag(size), str(value + 1)]
+        given = parse(name, *arguments, "--preset", preset)
+        assert getattr(given, size) == other
+        assert given == parse(name, "--preset", preset, *arguments)
 
 
 def test_there_are_no_presets_of_unknown_names() -> None:
