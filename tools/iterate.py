@@ -22,6 +22,7 @@ import process_data
 import test_agent
 import train_dream
 import train_rnn
+from tools.rounds import METRICS_NAME, plot_run
 from utils import runtime
 from utils.data.splits import VALIDATION
 from utils.io.checkpoints import read_header
@@ -32,7 +33,6 @@ from utils.io.tracking import TrackingSettings
 from utils.runtime import default_workers, format_number
 from utils.settings import parse, restore_settings, setting
 from utils.sim.workers import kept_workers
-from utils.viz.figures import plot_curves
 
 SCORE_TRACKS = VALIDATION[10_000:]  # train_dream.py selects on the first ones
 
@@ -59,7 +59,7 @@ def main(settings: Settings) -> None:
     find_agent(settings.run_dir, "tools.iterate")
     # The scripts lock the run folder themselves.
     with locked(settings.run_dir / "rounds"), kept_workers():
-        metrics = Metrics(settings.run_dir / "rounds.metrics.jsonl", settings.rounds)
+        metrics = Metrics(settings.run_dir / METRICS_NAME, settings.rounds)
         done = [record["step"] for record in read_metrics(metrics.path)]
         if not done:
             metrics.append(**score(settings, 0))
@@ -140,15 +140,7 @@ def run_script(settings: Settings, script: ModuleType, **values: Any) -> None:
 
 def report(settings: Settings, records: list[dict[str, Any]]) -> None:
     """Draw and print the score of each round."""
-    score = "real score, mean and 95% interval"
-    panels = {
-        score: ("mean",),
-        "return in the dream of that round": ("dream_score",),
-        "steps of a finished lap": ("lap_steps",),
-        "lost drives": ("lost",),
-    }
-    path, bands = settings.run_dir / "rounds.png", {score: ("low", "high")}
-    plot_curves(path, records, panels, xlabel="round", bands=bands)
+    plot_run(settings.run_dir)
     for record in records:
         print(
             f"round {record['step']}: {record['mean']:.0f} "

@@ -32,6 +32,7 @@ import train_dream
 import train_rnn
 from tools import iterate
 from tools.iterate import run_script
+from tools.rounds import METRICS_NAME, plot_run
 from utils import runtime
 from utils.data.episodes import EPISODE_SCHEMA, scan_files
 from utils.data.splits import TEST
@@ -152,6 +153,7 @@ def main(settings: Settings) -> None:
                 run_stage(stage, path)
         report = summary(settings, finished_stages(path))
         write_json(folder / "report.json", report)
+        plot_run(settings.run_dir)
         print(f"\n{describe_report(report)}\n{folder / 'report.json'}")
 
 
@@ -323,7 +325,7 @@ def summary(settings: Settings, seconds: Mapping[str, float]) -> dict[str, Any]:
     for entry in scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA):
         frames[entry.mode] = frames.get(entry.mode, 0) + entry.steps
     for use, path in {
-        "scores of the rounds": settings.run_dir / "rounds.metrics.jsonl",
+        "scores of the rounds": settings.run_dir / METRICS_NAME,
         "choice": choice_path(settings),
     }.items():
         frames[use] = sum(sum(record["steps"]) for record in read_metrics(path))

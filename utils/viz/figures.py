@@ -21,7 +21,6 @@ def plot_curves(
     records: Sequence[Mapping[str, Any]],
     panels: Mapping[str, Sequence[str]],
     xlabel: str = "step",
-    bands: Mapping[str, tuple[str, str]] | None = None,
 ) -> None:
     """Plot metrics over steps as PNG.
 
@@ -30,7 +29,6 @@ def plot_curves(
         records: metrics, each with a `step`. A line skips the records without its metric.
         panels: title -> names of the metrics in the panel.
         xlabel: label of the x axis.
-        bands: title -> metrics that bound a shaded band in the panel.
     """
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     for axes, (title, names) in zip(
@@ -41,11 +39,6 @@ def plot_curves(
             if points:
                 marker = "o" if len(points) < 30 else ""
                 axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=name)
-        edges = (bands or {}).get(title, ())
-        shaded = [r for r in records if edges and all(r.get(edge) is not None for edge in edges)]
-        if shaded:
-            low, high = ([r[edge] for r in shaded] for edge in edges)
-            axes.fill_between([r["step"] for r in shaded], low, high, alpha=0.2)
         axes.set(title=title, xlabel=xlabel)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
