@@ -10,6 +10,7 @@ from scripts import Workshop
 
 from models.rnn import MDNRNN
 from tools.ablate import prepend_random_units
+from utils.io import checkpoints
 from utils.io.checkpoints import load_controller, load_rnn, read_header
 from utils.io.files import sha256_of
 
@@ -86,3 +87,15 @@ def test_an_ablation_drives_and_is_not_made_again(ablated: Workshop, tmp_path: P
     flags = ("--episodes", "1", "--output-dir", str(tmp_path))
     ablated.succeed("test_agent.py", "--run-dir", str(folder), *flags)
     assert (tmp_path / "evaluation.json").exists()
+
+
+def test_an_ablations_drives_are_no_episodes_of_the_run(workshop: Workshop, tmp_path: Path) -> None:
+    made = workshop.copy(tmp_path, "data", "run")
+    path = made.run_dir / "controller.eqx"
+    header, controller = load_controller(path)
+    header.settings["record"] = True
+    checkpoints.save(path, header, controller)
+    episodes = made.files("data/rollouts/**/*.npz")
+    made.succeed("tools.ablate", "--without", "nothing")
+    assert made.files("data/rollouts/**/*.npz") == episodes
+    assert read_header(folder_of(made, "nothing") / "controller.eqx").settings["record"] is False

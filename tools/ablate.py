@@ -67,6 +67,7 @@ def main(settings: Settings) -> None:
         train_rnn.main(train_rnn.Settings(**{**learning, **folders}))
     recorded = read_header(agent.controller).settings
     evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
+    evolution["record"] = False  # an ablated agent's drives are no data for the run's next round
     if settings.without in ("memory", "trained-memory"):
         evolution["masked_units"] = header.sizes["hidden"]
     if settings.without == "real-validation":
