@@ -68,7 +68,7 @@ class Settings(TrackingSettings):
     )
     reward_limit: float = setting(1.0, "most points for one dreamed step; bounds the pace")
     reward_limit_step: float = setting(
-        0.125, "added to the limit after more episodes, if the last controller lost no real drive"
+        0.125, "added to the limit after more episodes, if the last pool of means drove safely"
     )
     failure_weight: float = setting(
         1.0, "of M's probability of failure: below 1 cars are faster", minimum=0.0
@@ -292,6 +292,7 @@ def finish(run: Run, metrics: Metrics) -> None:
             *(settings.env, settings.workers, run.recording),
         )
         chosen = {"real": selection.mean_score(drives), "lost": sum(drives["lost"])}
+        chosen["pool_lost"] = selection.share_lost(metrics.path, run.plan.first)
     draw(settings)
     header, final = run.header("controller", run.last), settings.run_dir / "controller.eqx"
     chosen |= {"step": best, "dream_score": scored[best]}

@@ -171,15 +171,15 @@ def test_a_search_moves_in_the_first_principal_components(
 @pytest.mark.parametrize(
     ("progress", "limit"),
     [
-        ({"chosen": {"lost": 0, "reward_limit": 1.5}}, 1.75),
-        ({"chosen": {"lost": 1, "reward_limit": 1.5}}, 1.5),
+        ({"chosen": {"lost": 0, "pool_lost": 0.02, "reward_limit": 1.5}}, 1.75),
+        ({"chosen": {"lost": 0, "pool_lost": 0.1, "reward_limit": 1.5}}, 1.5),
         ({"chosen": {"reward_limit": 1.5}}, 1.5),
-        ({"chosen": {"lost": 0}}, 1.25),
+        ({"chosen": {"lost": 0}}, 1.0),
         ({}, 1.0),
     ],
-    ids=["safe", "one lost", "not driven", "earlier version", "nothing recorded"],
+    ids=["safe", "the pool lost some", "not driven", "earlier version", "nothing recorded"],
 )
-def test_cars_may_be_faster_after_a_controller_that_lost_no_drive(
+def test_cars_may_be_faster_after_a_pool_that_lost_hardly_any_drive(
     progress: dict[str, dict[str, float]], limit: float
 ) -> None:
     settings = Settings(reward_limit=1.0, reward_limit_step=0.25)

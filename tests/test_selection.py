@@ -22,6 +22,7 @@ from utils.search.selection import (
     schedule,
     scored_means,
     select,
+    share_lost,
 )
 from utils.sim.tasks import DriveResult, DriveTask, batch_tasks
 
@@ -120,6 +121,17 @@ def test_drives_of_an_earlier_training_are_not_taken_for_this_ones(tmp_path: Pat
     select(agents(), 8, drives, metrics, first=0)
     select(agents(), 8, drives, metrics, first=12)
     assert len(drives.done) == 24
+
+
+def test_the_share_of_lost_drives_is_that_of_the_whole_pool(tmp_path: Path) -> None:
+    """Not of its best agents, which drive more stages, nor of an earlier training."""
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    for step, first, stage, lost in [
+        *((10, 0, 1, [True] * 8), (20, 20, 1, [True, True, False, False])),
+        *((30, 20, 1, [False] * 4), (30, 20, 2, [True] * 12)),
+    ]:
+        metrics.append(step=step, first=first, stage=stage, lost=lost)
+    assert share_lost(metrics.path, first=20) == 0.25
 
 
 def test_a_mean_without_a_return_is_not_chosen(tmp_path: Path) -> None:

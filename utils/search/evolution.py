@@ -18,6 +18,7 @@ from utils.errors import UserError
 
 # One call to the device runs as many generations as take about a second, up to the maximum.
 SECONDS_PER_CALL, MAX_GENERATIONS_PER_CALL = 1.0, 100
+SAFE_SHARE_LOST = 0.03  # of a pool's first drives; below it, the next cars may be faster
 SCORE_DREAMS = 64  # dreams of the score of a saved mean, the same for every mean
 
 
@@ -145,11 +146,12 @@ def continued_reward_limit(last: dict[str, Any], settings: Any) -> float:
     """The reward limit of searches that continue a controller; `last` is its recorded progress.
 
     A higher limit makes cars faster, and faster cars lose more drives. So the limit rises only
-    after a controller that lost none when it was chosen.
+    if almost all drives of the last pool went well, not just those of the controller chosen for it.
     """
     chosen = last.get("chosen", {})
     limit = chosen.get("reward_limit", settings.reward_limit)
-    return limit + settings.reward_limit_step if chosen.get("lost") == 0 else limit
+    safe = chosen.get("pool_lost", 1.0) <= SAFE_SHARE_LOST
+    return limit + settings.reward_limit_step if safe else limit
 
 
 def generation_records(

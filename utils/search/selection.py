@@ -105,6 +105,17 @@ def scored_means(path: Path, first: int) -> dict[int, float]:
     return found
 
 
+def share_lost(path: Path, first: int) -> float:
+    """The share of lost drives in the first stage, where all agents of the choice drive."""
+    lost = [
+        drive
+        for record in read_metrics(path)
+        if record.get("first") == first and record.get("stage") == 1
+        for drive in record["lost"]
+    ]
+    return sum(lost) / len(lost)
+
+
 def drive_each(
     agents: Mapping[int, AgentFiles],
     tracks: Mapping[int, Sequence[int]],
