@@ -4,13 +4,13 @@
     python train_dream.py --searches 4 --temperature 1.1
     python train_dream.py --no-real-validation    # never drive the real track
 
-Reads data/latents/ (a dream starts from a state of a real episode), vae.eqx and rnn.eqx. CMA-ES
-evolves controllers from zero, in --searches independent searches over the first principal
-components of whitened [z, h]. The means of the search distributions are saved in snapshots/, and
-after several searches the average of their last means. Real validation tracks choose among them
-(utils/search/selection.py). Writes the best one to controller.eqx, the states that dreams start
-from to starts.eqx, and controller.metrics.jsonl and controller.png. A generation takes about 2
-seconds on 2 CPU cores. Rerun the command to resume.
+Reads data/latents/ (a dream starts from a state of a real episode), vae.eqx, rnn.eqx, whose memory
+C reads, and dream_rnn.eqx, which dreams. CMA-ES evolves controllers from zero, in --searches
+independent searches over the first principal components of whitened [z, h]. The means of the search
+distributions are saved in snapshots/, and after several searches the average of their last means.
+Real validation tracks choose among them (utils/search/selection.py). Writes the best one to
+controller.eqx, the states that dreams start from to starts.eqx, and controller.metrics.jsonl and
+controller.png. A generation takes about 4 seconds on 2 CPU cores. Rerun the command to resume.
 
 Over 300 lines: the settings, the searches and the choice are one page to read.
 """
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.controller import Controller
+from models.observed import ObservedDream
 from utils import runtime
 from utils.data.episodes import dataset_fingerprint, find_latents
 from utils.data.start_states import build_start_states, save_start_states
@@ -75,6 +76,9 @@ class Settings(TrackingSettings):
     )
     principal_components: int = setting(
         60, "of [z, h] that a search works in; with all 288 it is mostly a random walk", minimum=1
+    )
+    dream_rnn: bool = setting(
+        True, "dream in dream_rnn.eqx, a second M, not in the M whose memory C reads"
     )
     masked_units: int = setting(
         0,
@@ -249,9 +253,17 @@ def begin(settings: Settings) -> Run | None:
     check_compatible(rnn_path, header.inputs, "vae", vae_path)
     entries = find_latents(settings.data_dir, rnn.latent, vae)
     inputs = {"data": dataset_fingerprint(entries), "vae": vae, "rnn": sha256_of(rnn_path)}
-    values, origin = recorded_settings(settings), header.progress["continued_from"]
-    state = settings.run_dir / "controller.training.eqx"
-    plan = plan_training(final, state, inputs, values, settings.fresh, {"rnn": origin})
+    origins, model = {"rnn": header.progress["continued_from"]}, rnn
+    if settings.dream_rnn:
+        dream_path = settings.run_dir / "dream_rnn.eqx"
+        dream_header, dreaming = checkpoints.load_rnn(dream_path)
+        if dream_header.inputs != header.inputs:
+            raise UserError(f"{dream_path} has learned from other data than {rnn_path}: train both")
+        inputs["dream_rnn"] = sha256_of(dream_path)
+        origins["dream_rnn"] = dream_header.progress["continued_from"]
+        model = ObservedDream(dreaming, rnn)
+    values, state = recorded_settings(settings), settings.run_dir / "controller.training.eqx"
+    plan = plan_training(final, state, inputs, values, settings.fresh, origins)
     print(f"C: {plan.reason}")
     if plan.action == "finished":
         state.unlink(missing_ok=True)  # left by a process killed just after it finished
@@ -270,11 +282,12 @@ def begin(settings: Settings) -> Run | None:
     with ThreadPoolExecutor(1) as other:  # CMA-ES compiles 50 small programs while files are read
         key = jax.random.key(settings.seed)
         search = other.submit(evolution.initial_search, settings, components, key)
-        start_states = build_start_states(seen, rnn, settings.seed)
-        save_start_states(settings.run_dir / "starts.eqx", start_states, inputs)
+        start_states = build_start_states(seen, model, settings.seed)
+        own = start_states.of_observer() if settings.dream_rnn else start_states
+        save_start_states(settings.run_dir / "starts.eqx", own, inputs)
         whitening = evolution.fit_whitening(start_states, components, settings.masked_units)
     dream = replace(settings, reward_limit=limit)
-    evaluator = evolution.DreamEvaluator(rnn, start_states, whitening, origin, dream)
+    evaluator = evolution.DreamEvaluator(model, start_states, whitening, origin, dream)
     recording = selection.recording_of(settings, entries)
     return Run(settings, plan, inputs, evaluator, search.result(), *effort, recording)
 

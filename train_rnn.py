@@ -4,14 +4,17 @@
     python train_rnn.py --optimism-penalty 1    # rewards by plain squared error
 
 Reads data/latents/, in bounded memory, and the run's vae.eqx. Writes rnn.eqx, rnn.metrics.jsonl
-and rnn.png to --run-dir. Rerun the same command to resume; with new episodes it continues from the
-last weights. About 40,000 time steps/s on 2 CPU cores: with --lanes 16 and --window 100, 25
-gradient steps/s.
+and rnn.png to --run-dir, then the same of dream_rnn.eqx: a second M, from other random numbers, in
+whose dreams C evolves while it reads the memory of the first. Rerun the same command to resume;
+with new episodes it continues from the last weights. About 40,000 time steps/s on 2 CPU cores: with
+--lanes 16 and --window 100, 25 gradient steps/s.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -69,6 +72,7 @@ class Settings(TrainingSettings):
         8, "time steps over which target rewards are averaged; 1: none", minimum=1
     )
     mirror: bool = setting(True, "train on the mirror image of each episode, too")
+    dream_rnn: bool = setting(True, "train a second M, too, to dream in", changes_result=False)
     evaluate_every: int = setting(
         1000, "steps between evaluations on held-out episodes", minimum=1, changes_result=False
     )
@@ -153,8 +157,8 @@ def evaluate(rnn: MDNRNN, episodes: Window, starts: Array) -> dict[str, Array]:
     }
 
 
-def draw(settings: Settings) -> None:
-    """Plot the losses and forecasts in the metrics file."""
+def draw(path: Path) -> None:
+    """Plot the losses and forecasts in a metrics file of the run folder."""
     # Here, because a training starts faster without matplotlib.
     from utils.viz.figures import plot_curves
 
@@ -179,7 +183,7 @@ def draw(settings: Settings) -> None:
         "share that fails within 200 steps": ("end_predicted_200", "end_real_200"),
     }
     plot_curves(
-        settings.run_dir / "rnn.png", read_metrics(settings.run_dir / "rnn.metrics.jsonl"), panels
+        path.with_name(path.name.replace(".metrics.jsonl", ".png")), read_metrics(path), panels
     )
 
 
@@ -187,10 +191,13 @@ def main(settings: Settings) -> None:
     """Train, unless the model is finished."""
     print(describe_device())
     with locked(settings.run_dir), timed(settings.run_dir, "train_rnn"):
-        train(settings)
+        train(settings, "rnn")
+        if settings.dream_rnn:
+            other = int(np.random.SeedSequence([settings.seed, 1]).generate_state(1)[0])
+            train(dataclasses.replace(settings, seed=other), "dream_rnn")
 
 
-def train(settings: Settings) -> None:
+def train(settings: Settings, name: str) -> None:
     """Train from scratch, from an interrupted run's state or from the last weights."""
     vae_header, _ = load_vae(settings.run_dir / "vae.eqx")
     latent, vae_sha256 = vae_header.sizes["latent"], sha256_of(settings.run_dir / "vae.eqx")
@@ -201,8 +208,8 @@ def train(settings: Settings) -> None:
         raise UserError("all episodes are held out: collect more with collect_data.py")
     sizes = {"latent": latent, "hidden": settings.hidden, "components": settings.components}
     inputs = {"data": dataset_fingerprint(entries), "vae": vae_sha256}
-    training = Training("rnn", settings, sizes, inputs)
-    print(f"M: {len(seen)} episodes, {len(held_out)} held out; {training.plan.reason}")
+    training = Training("rnn", settings, sizes, inputs, name)
+    print(f"{name}: {len(seen)} episodes, {len(held_out)} held out; {training.plan.reason}")
     if training.finished:
         return
 
@@ -223,7 +230,7 @@ def train(settings: Settings) -> None:
                 shown = {k: format_number(record.get(k), ".2f") for k in ("nll", "reward_bias_200")}
                 training.bar.set_postfix(shown, refresh=False)
             training.reached(number, state)
-    draw(settings)
+    draw(training.metrics.path)
     training.finish(state.rnn)
     report(read_metrics(training.metrics.path)[-1])
 

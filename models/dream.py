@@ -4,7 +4,7 @@ One imagined step, `imagine`, serves evolution, open-loop forecasts, the videos 
 environment (envs/dream.py).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from models.controller import Controller
-from models.rnn import MDNRNN, MixtureNoise, Prediction, RNNState, sample_mixture
+from models.observed import DreamModel
+from models.rnn import MixtureNoise, Prediction, sample_mixture
 
 FAILURE_REWARD = -100.0  # points; CarRacing-v3's reward for leaving the playfield
 CPU_BATCH = 256  # dreams whose activations fit into the caches of a CPU
@@ -22,11 +23,11 @@ class DreamState(NamedTuple):
     """z_t, and M's state before (z_t, a_t)."""
 
     z: Float[Array, "*batch latent"]
-    memory: RNNState
+    memory: Any  # RNNState, or ObservedState in an ObservedDream
 
 
 def imagine(
-    rnn: MDNRNN,
+    rnn: DreamModel,
     state: DreamState,
     action: Float[Array, " 3"],
     noise: MixtureNoise,
@@ -51,7 +52,7 @@ def sample_outcome(
 
 
 def dream_return(
-    rnn: MDNRNN,
+    rnn: DreamModel,
     controller: Controller,
     start: DreamState,
     noise: MixtureNoise,
@@ -87,7 +88,7 @@ def dream_return(
 
 
 def dream_returns(
-    rnn: MDNRNN,
+    rnn: DreamModel,
     controllers: Controller,
     starts: DreamState,
     noise: MixtureNoise,
@@ -146,7 +147,7 @@ def _largest_divisor(number: int, maximum: int) -> int:
 
 
 def open_loop(
-    rnn: MDNRNN,
+    rnn: DreamModel,
     start: DreamState,
     actions: Float[Array, "steps 3"],
     noise: MixtureNoise,

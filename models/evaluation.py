@@ -1,10 +1,13 @@
 """Forecasts of M on recorded episodes: the next step, and open-loop dreams of many steps."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.dream import DreamState, open_loop
+from models.observed import DreamModel, ObservedState
 from models.rnn import MDNRNN, RNNState, Window, masked_mean, mixture_log_likelihood, mixture_noise
 from models.vae import sample_latent
 
@@ -18,10 +21,10 @@ def _mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[
 
 
 def states_before(
-    rnn: MDNRNN, z: Float[Array, "time latent"], actions: Float[Array, "time 3"]
-) -> RNNState:
+    rnn: DreamModel, z: Float[Array, "time latent"], actions: Float[Array, "time 3"]
+) -> RNNState | ObservedState:
     """M's state before each step of an episode, leaves (time, ...): what C sees beside z_t."""
-    start = rnn.initial_state()
+    start: Any = rnn.initial_state()
     states = rnn.unroll(start, z, actions)
     return jax.tree.map(
         lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), start, states

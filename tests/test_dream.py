@@ -19,6 +19,7 @@ import models.evaluation
 from models.controller import Controller, Whitening
 from models.dream import DreamState, dream_returns, open_loop
 from models.evaluation import one_step, open_loop_forecasts, states_before
+from models.observed import ObservedDream, ObservedState
 from models.rnn import MDNRNN, LSTMState, MixtureNoise, Window, mixture_noise
 from utils.data.episodes import ZOOM_STEPS, latent_schema, scan_files
 from utils.data.start_states import STATES_PER_EPISODE, StartStates, build_start_states
@@ -77,6 +78,33 @@ def test_returns_equal_a_loop(rnn: MDNRNN) -> None:
             total, survival = 0.0, 1.0
             for t in range(STEPS):
                 action = act(at(controllers, c), z, hidden)
+                hidden, cell = lstm_step(rnn, hidden, cell, z, action)
+                foreseen = foresee(rnn, hidden, z)
+                z = sample(foreseen, *at(noise, d, t), TEMPERATURE)
+                total += survival * (1 - foreseen.end) * foreseen.reward
+                total += survival * foreseen.end * -100
+                survival *= 1 - foreseen.end
+            np.testing.assert_allclose(actual[c, d], total, rtol=2e-5)
+
+
+def test_an_observed_dream_equals_a_loop_with_two_models(rnn: MDNRNN) -> None:
+    """C reads the observer's memory; all predictions are those of the M that dreams."""
+    observer = random_model(
+        lambda: MDNRNN(LATENT, HIDDEN, COMPONENTS, key=jax.random.key(0)), seed=7, scale=2.0
+    )
+    controllers, starts = random_controllers(CANDIDATES, 1), random_starts(DREAMS, 2)
+    other = random_starts(DREAMS, 8).memory
+    both = DreamState(starts.z, ObservedState(starts.memory, other))
+    noise = random_noise((DREAMS, STEPS), 3)
+    actual = returns_of(ObservedDream(rnn, observer), controllers, both, noise, TEMPERATURE)
+    for c in range(CANDIDATES):
+        for d in range(DREAMS):
+            z, hidden, cell = double(at(starts, d))
+            seen = double(DreamState(starts.z[d], at(other, d)))[1:]
+            total, survival = 0.0, 1.0
+            for t in range(STEPS):
+                action = act(at(controllers, c), z, seen[0])
+                seen = lstm_step(observer, *seen, z, action)
                 hidden, cell = lstm_step(rnn, hidden, cell, z, action)
                 foreseen = foresee(rnn, hidden, z)
                 z = sample(foreseen, *at(noise, d, t), TEMPERATURE)
@@ -382,6 +410,22 @@ def test_start_states_are_states_of_recorded_episodes(tmp_path: Path, rnn: MDNRN
     first = {drives[name]["mu"][0].tobytes() for name in lengths}
     assert {z.tobytes() for z in np.asarray(start_states.resets.z)} == first
     assert not any(np.any(leaf) for leaf in start_states.resets.memory)
+
+
+def test_start_states_of_an_observed_dream_have_the_memories_of_both(
+    tmp_path: Path, rnn: MDNRNN
+) -> None:
+    observer = MDNRNN(LATENT, HIDDEN + 1, COMPONENTS, key=jax.random.key(5))
+    for name, steps in {"random/2.npz": 70, "on-policy/4.npz": 63}.items():
+        write_latents(tmp_path / name, steps, steps)
+    entries = scan_files(tmp_path, latent_schema(LATENT))
+    both = build_start_states(entries, ObservedDream(rnn, observer), seed=0)
+    for model, states in (
+        (rnn, StartStates(*(DreamState(z, memory.dreaming) for z, memory in both))),
+        (observer, both.of_observer()),
+    ):
+        alone = build_start_states(entries, model, seed=0)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), states, alone)
 
 
 def test_start_states_are_sampled_in_the_given_shares() -> None:

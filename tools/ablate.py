@@ -5,6 +5,7 @@
     python -m tools.ablate --without trained-memory     # C sees z and the h of a random LSTM
     python -m tools.ablate --without real-validation    # select among means in dreams alone
     python -m tools.ablate --without asymmetric-loss    # M learns rewards with the squared error
+    python -m tools.ablate --without second-model       # C evolves in the dream of its own M
 
 Reads the agent of --run-dir and data/latents/. Writes an agent to <run-dir>/ablations/<without>/,
 a run folder that can be scored with test_agent.py --run-dir. C is evolved from zero with the
@@ -35,7 +36,10 @@ from utils.runtime import default_workers
 from utils.settings import CommonSettings, parse, restore_settings, setting
 from utils.sim.agent import Agent
 
-WITHOUT = ("nothing", "memory", "trained-memory", "real-validation", "asymmetric-loss")
+WITHOUT = (
+    *("nothing", "memory", "trained-memory", "real-validation", "asymmetric-loss"),
+    "second-model",
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ def main(settings: Settings) -> None:
     ablated = AgentFiles.of_run(settings.run_dir / "ablations" / settings.without)
     folders = {"data_dir": settings.data_dir, "run_dir": ablated.vae.parent, "seed": settings.seed}
     header, rnn = checkpoints.load_rnn(agent.rnn)
+    recorded = read_header(agent.controller).settings
+    evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
+    if settings.without == "second-model" or "dream_rnn" not in recorded:
+        evolution["dream_rnn"] = False
     with locked(ablated.vae.parent):  # the scripts lock it themselves
         copy(agent.vae, ablated.vae)
         if settings.without == "trained-memory":
@@ -61,12 +69,13 @@ def main(settings: Settings) -> None:
             checkpoints.save(ablated.rnn, wider, rnn)
         elif settings.without != "asymmetric-loss":
             copy(agent.rnn, ablated.rnn)
+        if evolution["dream_rnn"] and settings.without != "asymmetric-loss":
+            copy(*(files.rnn.with_name("dream_rnn.eqx") for files in (agent, ablated)))
     if settings.without == "asymmetric-loss":
         learning = restore_settings(header.settings, train_rnn.Settings, agent.rnn, header.sizes)
         learning |= {"steps": header.progress["step"], "optimism_penalty": 1.0}
+        learning["dream_rnn"] = evolution["dream_rnn"]
         train_rnn.main(train_rnn.Settings(**{**learning, **folders}))
-    recorded = read_header(agent.controller).settings
-    evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
     evolution["record"] = False  # an ablated agent's drives are no data for the run's next round
     if settings.without in ("memory", "trained-memory"):
         evolution["masked_units"] = header.sizes["hidden"]

@@ -89,9 +89,11 @@ def run_round(settings: Settings, number: int) -> None:
         run_script(settings, process_data)
     rnn = read_header(agent.rnn)
     learning = restore_settings(rnn.settings, train_rnn.Settings, agent.rnn, rnn.sizes)
-    run_script(settings, train_rnn, **learning, track=settings.track)
     recorded = read_header(agent.controller).settings
     evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
+    # A run that began before there was a second M goes on without it.
+    learning["dream_rnn"] = evolution.setdefault("dream_rnn", False)
+    run_script(settings, train_rnn, **learning, track=settings.track)
     flags = {"workers": settings.workers, "track": settings.track}
     run_script(settings, train_dream, **evolution, **flags)
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.dream import DreamState
 from models.evaluation import states_before
+from models.observed import DreamModel
 from models.rnn import MDNRNN
 from utils.data.episodes import ZOOM_STEPS, EpisodeFile
 from utils.data.prefetch import read_ahead
@@ -30,6 +31,10 @@ class StartStates(NamedTuple):
     resets: DreamState  # first frames of episodes, with M's initial state
     on_policy: DreamState  # from episodes that an agent drove; from the others if there are none
     others: DreamState  # from the other episodes; from the agent's if there are none
+
+    def of_observer(self) -> "StartStates":
+        """The states of an `ObservedDream` with the memory of its observer alone."""
+        return StartStates(*(DreamState(z, memory.observer) for z, memory in self))
 
     def sample(
         self, key: PRNGKeyArray, dreams: int, reset_share: float, on_policy_share: float
@@ -73,14 +78,14 @@ def _pick(key: PRNGKeyArray, group: DreamState, count: int) -> DreamState:
 
 @eqx.filter_jit
 def dream_states_at(
-    rnn: MDNRNN, z: Float[Array, "time latent"], actions: Array, rows: Int[Array, " states"]
+    rnn: DreamModel, z: Float[Array, "time latent"], actions: Array, rows: Int[Array, " states"]
 ) -> DreamState:
     """The latents and M's memory before these rows of an episode, leaves (states, ...)."""
     states = states_before(rnn, z, actions)
     return DreamState(z[rows], jax.tree.map(lambda leaf: leaf[rows], states))
 
 
-def build_start_states(entries: Sequence[EpisodeFile], rnn: MDNRNN, seed: int) -> StartStates:
+def build_start_states(entries: Sequence[EpisodeFile], rnn: DreamModel, seed: int) -> StartStates:
     """Take STATES_PER_EPISODE states from each of up to MAX_EPISODES episodes.
 
     Up to half of the episodes are an agent's, the newest ones, because those are the closest to
@@ -109,7 +114,7 @@ def build_start_states(entries: Sequence[EpisodeFile], rnn: MDNRNN, seed: int) -
 
 
 def _sample_states(
-    rnn: MDNRNN, episode: LatentEpisode, longest: int, rng: np.random.Generator
+    rnn: DreamModel, episode: LatentEpisode, longest: int, rng: np.random.Generator
 ) -> DreamState:
     steps = len(episode.actions)
     # Neither from the zoom at the start nor after a failure, unless the episode has nothing else.

@@ -53,17 +53,22 @@ class TrainingSettings(TrackingSettings):
 class Training:
     """One training of a model, which can be interrupted at any step and resumed.
 
-    It writes `kind`.training.eqx (the state, from time to time), `kind`.metrics.jsonl and
-    `kind`.eqx (the final model) to the run folder.
+    It writes `name`.training.eqx (the state, from time to time), `name`.metrics.jsonl and
+    `name`.eqx (the final model) to the run folder. `name` is `kind` unless it is given.
     """
 
     def __init__(
-        self, kind: str, settings: TrainingSettings, sizes: dict[str, int], inputs: dict[str, str]
+        self,
+        kind: str,
+        settings: TrainingSettings,
+        sizes: dict[str, int],
+        inputs: dict[str, str],
+        name: str = "",
     ):
-        folder = settings.run_dir
+        folder, name = settings.run_dir, name or kind
         self.kind, self.settings, self.sizes, self.inputs = kind, settings, sizes, inputs
         self.values = recorded_settings(settings)
-        self.final, self.saved = folder / f"{kind}.eqx", folder / f"{kind}.training.eqx"
+        self.final, self.saved = folder / f"{name}.eqx", folder / f"{name}.training.eqx"
         self.plan = plan_training(
             self.final, self.saved, inputs, self.values, settings.fresh, sizes=sizes
         )

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.controller import Controller, Whitening
 from models.dream import dream_returns, replicated_sharding
-from models.rnn import MDNRNN, mixture_noise
+from models.observed import DreamModel
+from models.rnn import mixture_noise
 from utils.data.start_states import StartStates
 from utils.errors import UserError
 
@@ -28,7 +29,7 @@ class DreamEvaluator(eqx.Module):
     A point of the search space is added to `origin`: zeros, or the controller of an earlier run.
     """
 
-    rnn: MDNRNN
+    rnn: DreamModel
     start_states: StartStates
     whitening: Whitening
     origin: Controller
