@@ -39,7 +39,7 @@ def test_a_random_memory_beside_the_trained_one_changes_no_prediction() -> None:
 def ablated(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """What the six scripts made, with every ablation but one."""
     made = workshop.copy(tmp_path_factory.mktemp("ablated"), "data", "run")
-    for without in ("memory", "trained-memory", "asymmetric-loss"):
+    for without in ("memory", "trained-memory", "asymmetric-loss", "second-model"):
         made.succeed("tools.ablate", "--without", without)
     return made
 
@@ -50,7 +50,7 @@ def folder_of(made: Workshop, without: str) -> Path:
 
 def test_without_memory_c_has_weights_for_z_alone(workshop: Workshop, ablated: Workshop) -> None:
     folder = folder_of(ablated, "memory")
-    for part in ("vae", "rnn"):
+    for part in ("vae", "rnn", "dream_rnn"):
         assert sha256_of(folder / f"{part}.eqx") == sha256_of(workshop.run_dir / f"{part}.eqx")
     _, controller = load_controller(folder / "controller.eqx")
     assert np.abs(controller.weight[:32]).min() > 0
@@ -69,12 +69,21 @@ def test_without_trained_memory_m_still_dreams(workshop: Workshop, ablated: Work
     np.testing.assert_array_equal(controller.weight[seen:], 0)
 
 
+def test_without_a_second_model_c_evolves_in_the_dream_of_its_own(ablated: Workshop) -> None:
+    folder = folder_of(ablated, "second-model")
+    assert not (folder / "dream_rnn.eqx").exists()
+    header = read_header(folder / "controller.eqx")
+    assert "dream_rnn" not in header.inputs and header.settings["dream_rnn"] is False
+
+
 def test_without_asymmetry_m_learns_as_long_as_it_did(
     workshop: Workshop, ablated: Workshop
 ) -> None:
     header = read_header(workshop.run_dir / "rnn.eqx")
     plain = read_header(folder_of(ablated, "asymmetric-loss") / "rnn.eqx")
     assert plain.settings == {**header.settings, "optimism_penalty": 1.0}
+    other = read_header(folder_of(ablated, "asymmetric-loss") / "dream_rnn.eqx")
+    assert other.settings["optimism_penalty"] == 1.0 and other.inputs == plain.inputs
     assert plain.progress["step"] == header.progress["step"]
     assert plain.progress["continued_from"] == ""
 

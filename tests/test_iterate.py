@@ -11,7 +11,8 @@ from utils.io.files import sha256_of
 from utils.io.records import read_metrics
 
 ROUND = ("--on-policy-episodes", "1", "--iterative-episodes", "1", "--score-tracks", "1")
-RESULTS = ("run/rnn.eqx", "run/controller.eqx", "run/rounds.metrics.jsonl", "data/**/*.npz")
+PARTS = ("rnn", "dream_rnn", "controller")  # what a round trains
+RESULTS = ("run/*rnn.eqx", "run/controller.eqx", "run/rounds.metrics.jsonl", "data/**/*.npz")
 
 
 def results(workshop: Workshop) -> dict[str, bytes]:
@@ -29,7 +30,7 @@ def iterated(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Wo
 def test_a_round_drives_the_agent_and_lets_m_and_c_go_on(
     workshop: Workshop, iterated: Workshop
 ) -> None:
-    first = {part: sha256_of(workshop.run_dir / f"{part}.eqx") for part in ("rnn", "controller")}
+    first = {part: sha256_of(workshop.run_dir / f"{part}.eqx") for part in PARTS}
     for part, sha256 in first.items():
         assert read_header(iterated.run_dir / f"{part}.eqx").progress["continued_from"] == sha256
     for mode in ("on-policy", "iterative"):

@@ -48,6 +48,7 @@ def test_all_files_of_the_design_are_there(workshop: Workshop) -> None:
         *MODELS,
         *("vae.png", "vae_reconstructions.png", "vae.metrics.jsonl"),
         *("rnn.png", "rnn.metrics.jsonl"),
+        *("dream_rnn.eqx", "dream_rnn.png", "dream_rnn.metrics.jsonl"),
         *("controller.png", "controller.metrics.jsonl", "snapshots"),
         # The mean of each search, and their average.
         *("snapshots/000006.eqx", "snapshots/000012.eqx", "snapshots/000013.eqx"),
@@ -85,10 +86,16 @@ def test_checkpoints_name_what_they_were_made_from(workshop: Workshop) -> None:
     header, model = load_rnn(rnn)
     assert header.sizes == {"latent": 32, "hidden": 256, "components": 5} and model.hidden == 256
     assert header.inputs["vae"] == sha256_of(vae)
+    dreaming = rnn.with_name("dream_rnn.eqx")
+    other, second = load_rnn(dreaming)
+    assert other.inputs == header.inputs and other.settings["seed"] != header.settings["seed"]
+    assert not np.allclose(second.heads.weight, model.heads.weight)
     header, _ = load_controller(controller)
     assert header.sizes == {"features": 288}
-    assert header.inputs["vae"] == sha256_of(vae) and header.inputs["rnn"] == sha256_of(rnn)
-    assert {read_header(path).progress["continued_from"] for path in (vae, rnn, controller)} == {""}
+    for part, path in {"vae": vae, "rnn": rnn, "dream_rnn": dreaming}.items():
+        assert header.inputs[part] == sha256_of(path)
+    made = vae, rnn, dreaming, controller
+    assert {read_header(path).progress["continued_from"] for path in made} == {""}
 
 
 def test_the_average_of_the_searches_is_among_the_means(workshop: Workshop) -> None:
@@ -102,7 +109,10 @@ def test_the_average_of_the_searches_is_among_the_means(workshop: Workshop) -> N
 
 
 def test_metrics_are_numbers_at_the_steps_asked_for(workshop: Workshop) -> None:
-    for name, steps in (("vae", [6, 12]), ("rnn", [12, 24]), ("controller", list(range(1, 14)))):
+    for name, steps in (
+        *(("vae", [6, 12]), ("rnn", [12, 24]), ("dream_rnn", [12, 24])),
+        ("controller", list(range(1, 14))),
+    ):
         everything = read_metrics(workshop.run_dir / f"{name}.metrics.jsonl")
         records = [record for record in everything if "stage" not in record]
         assert [record["step"] for record in records] == steps
@@ -149,7 +159,7 @@ def test_film_and_figures_can_be_seen(workshop: Workshop) -> None:
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(film))
     assert frames == steps and seconds == pytest.approx(steps / 50, abs=0.1)
     pictures = sorted(workshop.run_dir.glob("*.png"))
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     for path in pictures:
         with Image.open(path) as image:
             assert min(image.size) > 200 and np.asarray(image.convert("RGB")).std() > 5
@@ -237,13 +247,33 @@ def test_sim2real2sim(own: Workshop) -> None:
     assert f" {new} to encode" in own.succeed("process_data.py")
     assert "continuing from the last weights" in own.succeed("train_rnn.py")
     assert read_header(own.run_dir / "rnn.eqx").progress["continued_from"] == rnn
-    assert read_header(own.run_dir / "rnn.eqx").progress["step"] == 24 + 24
+    for name in ("rnn.eqx", "dream_rnn.eqx"):
+        assert read_header(own.run_dir / name).progress["step"] == 24 + 24
     assert "continuing from the last weights" in own.succeed("train_dream.py")
     assert read_header(own.run_dir / "controller.eqx").progress["continued_from"] == controller
     # A new agent: the same command drives new tracks of its own.
     said = own.succeed("collect_data.py", "--mode", "on-policy", "--episodes", "1")
     assert "0 of 1 episodes exist" in said
     assert len(list((own.data / "rollouts" / "on-policy").glob("*.npz"))) == 3
+
+
+def test_c_can_evolve_in_the_dream_of_its_own_m(workshop: Workshop, tmp_path: Path) -> None:
+    mine = workshop.copy(tmp_path, "data/latents", "run/vae.eqx", "run/rnn.eqx")
+    assert "dream_rnn.eqx is missing" in failure(mine.run("train_dream.py"))
+    mine.succeed("train_dream.py", "--no-dream-rnn", "--no-real-validation")
+    header, alone = load_controller(mine.run_dir / "controller.eqx")
+    assert "dream_rnn" not in header.inputs
+    _, observed = load_controller(workshop.run_dir / "snapshots/000006.eqx")
+    assert not np.allclose(alone.weight, observed.weight)
+
+
+def test_two_models_of_other_episodes_are_refused(workshop: Workshop, tmp_path: Path) -> None:
+    mine = workshop.copy(
+        tmp_path, *("data/latents", "run/vae.eqx", "run/rnn.eqx", "run/dream_rnn.eqx")
+    )
+    next((mine.data / "latents" / "recovery").glob("*.npz")).unlink()
+    mine.succeed("train_rnn.py", "--no-dream-rnn")
+    assert "dream_rnn.eqx has learned from other data" in failure(mine.run("train_dream.py"))
 
 
 def test_stale_latents_are_refused_then_encoded_anew(own: Workshop) -> None:

@@ -15,9 +15,10 @@ from utils.io.checkpoints import read_header
 TRAININGS = [
     ("run_vae_training.py", ["data/rollouts"], ["--save-seconds", "0"], "vae"),
     ("train_rnn.py", ["data/latents", "run/vae.eqx"], ["--save-seconds", "0"], "rnn"),
+    ("train_rnn.py", ["data/latents", "run/vae.eqx"], ["--save-seconds", "0"], "dream_rnn"),
     (
         "train_dream.py",
-        ["data/latents", "run/vae.eqx", "run/rnn.eqx"],
+        ["data/latents", "run/vae.eqx", "run/rnn.eqx", "run/dream_rnn.eqx"],
         ["--save-every", "1"],
         "controller",
     ),
@@ -25,7 +26,7 @@ TRAININGS = [
 
 
 @pytest.mark.parametrize(
-    ("script", "inputs", "flags", "model"), TRAININGS, ids=[row[0] for row in TRAININGS]
+    ("script", "inputs", "flags", "model"), TRAININGS, ids=[row[-1] for row in TRAININGS]
 )
 def test_a_killed_training_ends_with_the_same_bytes(
     workshop: Workshop, tmp_path: Path, script: str, inputs: list[str], flags: list[str], model: str

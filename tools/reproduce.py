@@ -115,7 +115,7 @@ FREE = ("data_dir", "run_dir", "debug", "workers", "track")
 MINUTES = {
     "laptop": {
         **{"random": 0.7, "recovery": 2.5, "aggressive": 0.8, "iterative": 1.0},
-        **{"V": 13.0, "encoding": 2.5, "M": 15.0, "C": 8.0, "round": 14.0},
+        **{"V": 13.0, "encoding": 2.5, "M": 26.0, "C": 11.0, "round": 24.0},
         **{"score": 0.5, "choice": 6.0, "test": 1.5},
     },
     "quick": {
