@@ -237,6 +237,7 @@ def test_headers_record_what_changes_the_result_and_nothing_else(script: Any) ->
         "save_every": 1,
         "evaluate_every": 7,
         "track": "wandb",
+        **({"dream_rnn": False} if script is train_rnn else {}),  # the first M is the same
     }
     names = {field.name for field in dataclasses.fields(plain)}
     changes = {name: value for name, value in {**elsewhere, **how}.items() if name in names}
