@@ -51,13 +51,15 @@ class Settings(TrackingSettings):
 
     searches: int = setting(4, "searches, one after another, each from the same start", minimum=1)
     continue_searches: int = setting(
-        6, "searches after M has been trained on more episodes", minimum=1
+        4, "searches after M has been trained on more episodes", minimum=1
     )
     generations: int = setting(
-        40, "generations of a search; later ones exploit M's errors", minimum=1
+        80,
+        "generations of a search; without a second M later ones than 40 exploit M's errors",
+        minimum=1,
     )
     continue_generations: int = setting(
-        20, "generations of a search after M has been trained on more episodes", minimum=1
+        40, "generations of a search after M has been trained on more episodes", minimum=1
     )
     candidates: int = setting(64, "controllers in a generation", minimum=4)
     dreams: int = setting(16, "dreams that evaluate each candidate", minimum=1)
@@ -93,9 +95,9 @@ class Settings(TrackingSettings):
     on_policy_share: float = setting(
         0.5, "share of the other dreams that start in the agent's own episodes", minimum=0.0
     )
-    save_mean_from: int = setting(10, "first generation of a search whose mean is saved", minimum=1)
+    save_mean_from: int = setting(20, "first generation of a search whose mean is saved", minimum=1)
     save_mean_every: int = setting(
-        10, "generations between saved means", minimum=1, old_name="validate_every"
+        20, "generations between saved means", minimum=1, old_name="validate_every"
     )
     validation_tracks: int = setting(
         100, "validation tracks that the best saved means drive; all drive the first 8", minimum=1
@@ -119,7 +121,8 @@ class Settings(TrackingSettings):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
-        **{"searches": 1, "continue_searches": 3, "generations": 20, "validation_tracks": 16},
+        **{"searches": 1, "continue_searches": 3, "generations": 20, "continue_generations": 20},
+        **{"save_mean_from": 10, "save_mean_every": 10, "validation_tracks": 16},
         "dream_rnn": False,
     },
     "paper": {"searches": 16, "continue_searches": 16},
