@@ -55,7 +55,7 @@ $(VENV)/installed-faults: requirements/faults.txt $(VENV)/installed-test
 run: $(VENV)/installed  ## the small recipe, from nothing to 8 test tracks: 12 minutes of 2 CPU cores
 	$(REPRODUCE) --preset quick --data-dir data/quick --run-dir runs/quick
 
-reproduce: $(VENV)/installed  ## the whole recipe to 100 test tracks: 2 to 4 hours; DRIVERS=own, SEED=1
+reproduce: $(VENV)/installed  ## the whole recipe to 100 test tracks: 2 hours; DRIVERS=own, SEED=1
 	$(REPRODUCE) --preset $(PRESET) --drivers $(DRIVERS) \
 		--data-dir data/$(DRIVERS)-$(SEED) --run-dir runs/$(DRIVERS)-$(SEED)
 

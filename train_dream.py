@@ -4,13 +4,13 @@
     python train_dream.py --searches 4 --temperature 1.1
     python train_dream.py --no-real-validation    # never drive the real track
 
-Reads data/latents/ (a dream starts from a state of a real episode), vae.eqx, rnn.eqx, whose memory
-C reads, and dream_rnn.eqx, which dreams. CMA-ES evolves controllers from zero, in --searches
-independent searches over the first principal components of whitened [z, h]. The means of the search
-distributions are saved in snapshots/, and after several searches the average of their last means.
-Real validation tracks choose among them (utils/search/selection.py). Writes the best one to
-controller.eqx, the states that dreams start from to starts.eqx, and controller.metrics.jsonl and
-controller.png. A generation takes about 4 seconds on 2 CPU cores. Rerun the command to resume.
+Reads data/latents/ (a dream starts from a state of a real episode), vae.eqx, rnn.eqx and, with
+--dream-rnn, dream_rnn.eqx. CMA-ES evolves controllers from zero, in --searches independent searches
+over the first principal components of whitened [z, h]. The means of the search distributions are
+saved in snapshots/, and after several searches the average of their last means. Real validation
+tracks choose among them (utils/search/selection.py). Writes the best one to controller.eqx, the
+states that dreams start from to starts.eqx, and controller.metrics.jsonl and controller.png. A
+generation takes about 2 seconds on 2 CPU cores. Rerun the command to resume.
 
 Over 300 lines: the settings, the searches and the choice are one page to read.
 """
@@ -51,15 +51,13 @@ class Settings(TrackingSettings):
 
     searches: int = setting(4, "searches, one after another, each from the same start", minimum=1)
     continue_searches: int = setting(
-        4, "searches after M has been trained on more episodes", minimum=1
+        6, "searches after M has been trained on more episodes", minimum=1
     )
     generations: int = setting(
-        80,
-        "generations of a search; without a second M later ones than 40 exploit M's errors",
-        minimum=1,
+        40, "generations of a search; later ones may exploit M's errors", minimum=1
     )
     continue_generations: int = setting(
-        40, "generations of a search after M has been trained on more episodes", minimum=1
+        20, "generations of a search after M has been trained on more episodes", minimum=1
     )
     candidates: int = setting(64, "controllers in a generation", minimum=4)
     dreams: int = setting(16, "dreams that evaluate each candidate", minimum=1)
@@ -80,7 +78,7 @@ class Settings(TrackingSettings):
         60, "of [z, h] that a search works in; with all 288 it is mostly a random walk", minimum=1
     )
     dream_rnn: bool = setting(
-        True, "dream in dream_rnn.eqx, a second M, not in the M whose memory C reads"
+        False, "dream in dream_rnn.eqx, a second M, not in the M whose memory C reads"
     )
     masked_units: int = setting(
         0,
@@ -95,9 +93,9 @@ class Settings(TrackingSettings):
     on_policy_share: float = setting(
         0.5, "share of the other dreams that start in the agent's own episodes", minimum=0.0
     )
-    save_mean_from: int = setting(20, "first generation of a search whose mean is saved", minimum=1)
+    save_mean_from: int = setting(10, "first generation of a search whose mean is saved", minimum=1)
     save_mean_every: int = setting(
-        20, "generations between saved means", minimum=1, old_name="validate_every"
+        10, "generations between saved means", minimum=1, old_name="validate_every"
     )
     validation_tracks: int = setting(
         100, "validation tracks that the best saved means drive; all drive the first 8", minimum=1
@@ -120,11 +118,7 @@ class Settings(TrackingSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {
-        **{"searches": 1, "continue_searches": 3, "generations": 20, "continue_generations": 20},
-        **{"save_mean_from": 10, "save_mean_every": 10, "validation_tracks": 16},
-        "dream_rnn": False,
-    },
+    "quick": {"searches": 1, "continue_searches": 3, "generations": 20, "validation_tracks": 16},
     "paper": {"searches": 16, "continue_searches": 16},
 }
 

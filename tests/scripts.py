@@ -28,13 +28,13 @@ FLAGS: dict[str, list[str]] = {
     "process_data.py": ["--batch", "16"],
     "train_rnn.py": [
         *("--steps", "24", "--continue-steps", "24", "--lanes", "4", "--window", "16"),
-        *("--evaluate-every", "12"),
+        *("--evaluate-every", "12", "--dream-rnn"),
     ],
     "train_dream.py": [
         *("--generations", "6", "--continue-generations", "2", "--candidates", "8"),
         *("--searches", "2", "--continue-searches", "1", "--principal-components", "40"),
         *("--dreams", "4", "--horizon", "20", "--save-mean-every", "6"),
-        *("--validation-tracks", "1", "--workers", "1"),
+        *("--validation-tracks", "1", "--workers", "1", "--dream-rnn"),
     ],
     "test_agent.py": ["--workers", "2"],
     "tools.analysis": [],

@@ -69,7 +69,7 @@ class Settings(TrackingSettings):
     iterative_episodes: int = setting(
         20, "episodes per round of the agent with exploration noise", minimum=0
     )
-    rounds: int = setting(3, "rounds of Sim2Real2Sim", minimum=0)
+    rounds: int = setting(4, "rounds of Sim2Real2Sim", minimum=0)
     round_tracks: int = setting(
         20, "tracks that the best controllers of a round drive; all drive the first 8", minimum=1
     )
@@ -115,7 +115,7 @@ FREE = ("data_dir", "run_dir", "debug", "workers", "track")
 MINUTES = {
     "laptop": {
         **{"random": 0.7, "recovery": 2.5, "aggressive": 0.8, "iterative": 1.0},
-        **{"V": 13.0, "encoding": 2.5, "M": 26.0, "C": 16.0, "round": 22.0},
+        **{"V": 13.0, "encoding": 2.5, "M": 15.0, "C": 8.0, "round": 14.0},
         **{"score": 0.5, "choice": 6.0, "test": 1.5},
     },
     "quick": {

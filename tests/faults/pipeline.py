@@ -16,10 +16,10 @@ FLAGS = {
     "--save-seconds 0",
     "process_data": "--batch 16",
     "train_rnn": "--steps 6 --continue-steps 4 --lanes 2 --window 8 --evaluate-every 3 "
-    "--save-seconds 0 --no-dream-rnn",
+    "--save-seconds 0",
     "train_dream": "--searches 2 --continue-searches 1 --generations 2 --continue-generations 2 "
     "--candidates 4 --dreams 2 --horizon 5 --save-mean-every 2 --validation-tracks 1 --workers 1 "
-    "--save-every 1 --no-dream-rnn",
+    "--save-every 1",
     "test_agent": "--episodes 2 --workers 1",
     ITERATE: "--rounds 1 --on-policy-episodes 1 --iterative-episodes 1 --score-tracks 1 "
     "--workers 1",
@@ -77,16 +77,13 @@ TINY = {
         "PRESETS": {"quick": {"steps": 4, "batch": 4, "evaluate_every": 2}},
     },
     "train_rnn": {
-        "PRESETS": {
-            "quick": {"steps": 6, "continue_steps": 4, "lanes": 2, "window": 8, "dream_rnn": False}
-        },
+        "PRESETS": {"quick": {"steps": 6, "continue_steps": 4, "lanes": 2, "window": 8}},
     },
     "train_dream": {
         "PRESETS": {
             "quick": {
                 **{"searches": 1, "continue_searches": 1, "candidates": 4, "dreams": 2},
                 **{"generations": 2, "continue_generations": 2, "horizon": 5},
-                "dream_rnn": False,
             }
         },
     },
