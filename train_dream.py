@@ -7,8 +7,9 @@
 Reads data/latents/ (a dream starts from a state of a real episode), vae.eqx, rnn.eqx and, with
 --dream-rnn, dream_rnn.eqx. CMA-ES evolves controllers from zero, in --searches independent searches
 over the first principal components of whitened [z, h]. The means of the search distributions are
-saved in snapshots/, and after several searches the average of their last means. Real validation
-tracks choose among them (utils/search/selection.py). Writes the best one to controller.eqx, the
+saved in snapshots/, and after several searches the average of their last means. After M has been
+trained further, the searches start from the last controller. Real validation tracks choose among
+all of them (utils/search/selection.py). Writes the best one to controller.eqx, the
 states that dreams start from to starts.eqx, and controller.metrics.jsonl and controller.png. A
 generation takes about 2 seconds on 2 CPU cores. Rerun the command to resume.
 
@@ -143,8 +144,8 @@ class Run:
 
     @property
     def last(self) -> int:
-        """The last number: after several searches, that of their average."""
-        return self.searched + (self.searches > 1)
+        """The last number: the controllers of `others` have numbers after the last generation."""
+        return self.searched + (self.searches > 1) + bool(self.plan.continued_from)
 
     @property
     def state_path(self) -> Path:
@@ -153,7 +154,7 @@ class Run:
 
     def snapshot(self, number: int) -> Path:
         """The saved mean after a generation."""
-        return self.settings.run_dir / "snapshots" / f"{number:06d}.eqx"
+        return snapshot(self.settings.run_dir, number)
 
     def header(self, kind: str, number: int) -> Header:
         """The header of a file written after a generation."""
@@ -175,11 +176,25 @@ class Run:
         checkpoints.save(self.snapshot(number), self.header("controller", number), controller)
         return {"dream_score": float(evolution.dream_score(self.evaluator, controller))}
 
-    def save_average(self) -> dict[str, float]:
-        """Save the average of the searches' last means; it often loses fewer drives than they."""
-        ends = range(self.plan.first + self.length, self.searched + 1, self.length)
-        means = [checkpoints.load_controller(self.snapshot(number))[1] for number in ends]
-        return self.save_mean(self.last, jax.tree.map(lambda *x: sum(x) / len(x), *means))
+    def others(self) -> list[Controller]:
+        """What the choice has besides the searches' means.
+
+        The average of their last means, which often loses fewer drives than they, and the
+        controller that the searches started from, which a new one has to beat.
+        """
+        found = []
+        if self.searches > 1:
+            ends = range(self.plan.first + self.length, self.searched + 1, self.length)
+            means = [checkpoints.load_controller(self.snapshot(number))[1] for number in ends]
+            found.append(jax.tree.map(lambda *x: sum(x) / len(x), *means))
+        if self.plan.continued_from:
+            found.append(self.evaluator.origin)
+        return found
+
+
+def snapshot(run_dir: Path, number: int) -> Path:
+    """The saved mean after a generation."""
+    return run_dir / "snapshots" / f"{number:06d}.eqx"
 
 
 def main(settings: Settings) -> None:
@@ -209,8 +224,6 @@ def evolve(run: Run, metrics: Metrics) -> None:
     if run.plan.action == "resume":
         _, state = checkpoints.load(run.state_path, "controller training", lambda _: start)
         reached = run.plan.done, evolution.as_returned(state, settings)
-    if run.plan.action == "continue":  # a new mean has to beat the last controller
-        metrics.append(step=first, first=first, **run.save_mean(first, run.controller(start)))
 
     key, at_once = jax.random.key(settings.seed), 1
     stops = settings.save_mean_every, settings.save_every
@@ -240,7 +253,8 @@ def evolve(run: Run, metrics: Metrics) -> None:
                 run.save_state(*reached)
             bar.set_postfix(mean=f"{records[-1]['mean']:.0f}", refresh=False)
     if reached[0] < run.last:
-        metrics.append(step=run.last, first=first, **run.save_average())
+        for number, controller in enumerate(run.others(), last + 1):
+            metrics.append(step=number, first=first, **run.save_mean(number, controller))
         run.save_state(run.last, reached[1])
 
 

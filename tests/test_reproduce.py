@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import collect_data
@@ -18,6 +19,7 @@ from tools.reproduce import Settings, finished_stages, progress_line, stages
 from utils.data.episodes import EPISODE_SCHEMA, scan_files
 from utils.data.splits import SELECTION
 from utils.errors import UserError
+from utils.io.checkpoints import load_controller
 from utils.io.files import sha256_of
 from utils.io.records import TIMES_NAME, read_metrics
 from utils.search import selection
@@ -84,7 +86,7 @@ def test_the_report_counts_every_real_frame(made: Path) -> None:
     assert [record["step"] for record in scores] == [0, 1]
     assert frames["scores of the rounds"] == sum(sum(record["steps"]) for record in scores)
     choice = read_metrics(made / "run/reproduce/choice.metrics.jsonl")
-    assert frames["choice"] == sum(sum(record["steps"]) for record in choice) == 2 * STEPS
+    assert frames["choice"] == sum(sum(record["steps"]) for record in choice) == 3 * STEPS
     assert frames["all"] == sum(n for use, n in frames.items() if use not in ("all", "test"))
     evaluation = json.loads((made / "run/evaluation.json").read_text())
     assert frames["test"] == sum(evaluation["steps"]) == 2 * STEPS
@@ -100,12 +102,28 @@ def test_drives_that_choose_become_episodes_for_the_next_round(made: Path) -> No
     assert latents == [SELECTION[0]]  # the others wait for another round
 
 
-def test_the_best_agent_of_all_rounds_is_in_the_run_folder(made: Path) -> None:
-    choice = read_metrics(made / "run/reproduce/choice.metrics.jsonl")
-    best = max(choice, key=lambda record: record["real"])["step"]
-    for name in ("vae.eqx", "rnn.eqx", "controller.eqx", "starts.eqx"):
-        kept = [(made / f"run/rounds/{n}/{name}").read_bytes() for n in (0, 1)]
-        assert (made / "run" / name).read_bytes() == kept[best]
+def test_the_best_finalist_of_all_rounds_is_in_the_run_folder(made: Path) -> None:
+    run = made / "run"
+    drives: dict[int, list[float]] = {}
+    firsts: dict[int, int] = {}
+    for record in read_metrics(run / "controller.metrics.jsonl"):
+        if "stage" in record:
+            firsts[record["step"]] = record["first"]
+            drives.setdefault(record["step"], []).extend(record["scores"])
+    # One search of 2 generations, and another one; a new mean has to beat the last controller.
+    assert firsts == {2: 0, 4: 2, 5: 2}
+    for record in read_metrics(run / "reproduce/choice.metrics.jsonl"):
+        drives[record["step"]].extend(record["scores"])
+    assert [len(scores) for scores in drives.values()] == [2, 2, 2]
+    best = max(drives, key=lambda step: np.mean(drives[step]))
+    for name in ("vae.eqx", "rnn.eqx", "starts.eqx"):
+        expected = run / f"rounds/{sorted(set(firsts.values())).index(firsts[best])}" / name
+        assert (run / name).read_bytes() == expected.read_bytes()
+    header, controller = load_controller(run / "controller.eqx")
+    saved = load_controller(run / f"snapshots/{best:06d}.eqx")[1]
+    np.testing.assert_array_equal(controller.weight, saved.weight)
+    chosen = header.progress["chosen"]
+    assert chosen["step"] == best and chosen["real"] == pytest.approx(np.mean(drives[best]))
 
 
 def test_a_run_killed_at_three_stages_resumes_to_the_same_bytes(

@@ -15,7 +15,9 @@ from utils.io.run_folder import AgentFiles
 from utils.search import selection
 from utils.search.selection import (
     Recording,
+    columns,
     drive_each,
+    finalists,
     own_tracks,
     recording_of,
     same_tracks,
@@ -121,6 +123,29 @@ def test_drives_of_an_earlier_training_are_not_taken_for_this_ones(tmp_path: Pat
     select(agents(), 8, drives, metrics, first=0)
     select(agents(), 8, drives, metrics, first=12)
     assert len(drives.done) == 24
+
+
+def test_earlier_drives_are_a_first_stage(tmp_path: Path) -> None:
+    """A third of the agents stays for the first new drive, and keeps what it has driven."""
+    before = {name: columns([outcome(name, track) for track in range(20)]) for name in TRUE}
+    drives, metrics = Drives(), Metrics(tmp_path / "metrics.jsonl", 0)
+    best, driven = select(agents(), 100, drives, metrics, first=0, before=before)
+    assert [name for name, _ in drives.done] == [0, 1, 2, 3] + 2 * [0, 1, 2]
+    assert [count for _, count in drives.done] == [8] * 4 + [24] * 3 + [68] * 3
+    assert best == 0
+    expected = [outcome(0, track).score for track in [*range(20), *VALIDATION[:100]]]
+    assert driven["scores"] == expected
+
+
+def test_finalists_keep_all_their_drives_of_their_run_alone(tmp_path: Path) -> None:
+    metrics, later = Metrics(tmp_path / "metrics.jsonl", 0), Drives()
+    select({0: agents()[0]}, 100, Drives(), metrics, first=0)
+    metrics.append(step=3, first=12, dream_score=7.0)  # no drive
+    _, driven = select(agents(), 100, later, metrics, first=12)
+    found = finalists(metrics.path, first=12)
+    assert sorted(found) == [0, 1, 2] and found[0] == driven
+    for name, drives in found.items():
+        assert drives["scores"] == [outcome(name, track).score for track in VALIDATION[:100]]
 
 
 def test_the_share_of_lost_drives_is_that_of_the_whole_pool(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
     python -m tools.reproduce --seed 1 --data-dir data/seed-1 --run-dir runs/seed-1
     python -m tools.reproduce --drivers own --data-dir data/own --run-dir runs/own
 
-Collects episodes, trains V and M, evolves C, does --rounds rounds of Sim2Real2Sim and chooses the
-best agent of all rounds on validation tracks. The drives that choose among the controllers of a
-round are kept as episodes for the next round. With --drivers own, the first episodes are random
-driving and no script that reads the track is used.
+Collects episodes, trains V and M, evolves C and does --rounds rounds of Sim2Real2Sim. The drives
+that choose among the controllers of a round are kept as episodes for the next round. Validation
+tracks choose the agent among the best controllers of all rounds. With --drivers own, the first
+episodes are random driving and no script that reads the track is used.
 
 Over 300 lines: the recipe, its sizes and its report are one page to read.
 
@@ -18,7 +18,7 @@ cores.
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -37,12 +37,13 @@ from utils import runtime
 from utils.data.episodes import EPISODE_SCHEMA, scan_files
 from utils.data.splits import TEST
 from utils.errors import UserError
+from utils.io import checkpoints
 from utils.io.files import locked, write_atomically, write_json
 from utils.io.records import Metrics, read_metrics, read_records
 from utils.io.run_folder import AgentFiles, copy_agent
 from utils.io.tracking import TrackingSettings
 from utils.runtime import default_workers, format_number
-from utils.search.selection import select_on_real_tracks
+from utils.search.selection import finalists, mean_score, scored_means, select_on_real_tracks
 from utils.settings import PRESET_NAMES, parse, setting
 from utils.sim.workers import kept_workers
 
@@ -78,7 +79,7 @@ class Settings(TrackingSettings):
     )
     choice_tracks: int = setting(
         100,
-        "validation tracks that the best agents of all rounds drive; 0: the last round's agent",
+        "validation tracks that the best finalists of all rounds drive; 0: the last round's agent",
         minimum=0,
     )
     first_track: int = setting(TEST.start, "first test track", minimum=0, maximum=2**32 - 1)
@@ -226,7 +227,7 @@ def stages(settings: Settings) -> list[Stage]:
     ]
     last = [Stage("test", minutes("test"), partial(test, settings))]
     if settings.real_validation and settings.choice_tracks:
-        last.insert(0, Stage("choice", minutes("choice"), partial(choose_round, settings)))
+        last.insert(0, Stage("choice", minutes("choice"), partial(choose_agent, settings)))
     if settings.drivers == "own":
         return [
             collection(settings, "random", settings.own_random_episodes),
@@ -290,20 +291,39 @@ def run_rounds(settings: Settings, number: int) -> None:
     )
 
 
-def choose_round(settings: Settings) -> None:
-    """Choose the best agent of all rounds on validation tracks, and copy it to the run folder."""
-    rounds = settings.run_dir / "rounds"
-    agents = {n: AgentFiles.of_run(rounds / f"{n}") for n in range(settings.rounds + 1)}
-    metrics = Metrics(choice_path(settings), settings.rounds)
-    best, _ = select_on_real_tracks(
-        agents, settings.choice_tracks, metrics, 0, "fast", settings.workers
+def choose_agent(settings: Settings) -> None:
+    """Choose among the finalists of all rounds, and write the best agent to the run folder.
+
+    A finalist keeps the drives that chose it in its round.
+    """
+    path = settings.run_dir / "controller.metrics.jsonl"
+    begun = sorted({record["first"] for record in read_metrics(path)})
+    agents, before, found = dict[int, AgentFiles](), dict[int, dict[str, list]](), {}
+    for number, first in enumerate(begun):
+        files = AgentFiles.of_run(settings.run_dir / "rounds" / f"{number}")
+        for step, drives in finalists(path, first).items():
+            agents[step] = replace(files, controller=train_dream.snapshot(settings.run_dir, step))
+            before[step], found[step] = drives, (number, first)
+    metrics = Metrics(choice_path(settings), max(agents))
+    best, drives = select_on_real_tracks(
+        *(agents, settings.choice_tracks, metrics, 0, "fast", settings.workers), before=before
     )
-    copy_agent(rounds / f"{best}", settings.run_dir)
-    print(f"round {best} is the best")
+    number, first = found[best]
+    copy_agent(settings.run_dir / "rounds" / f"{number}", settings.run_dir)
+    final = settings.run_dir / "controller.eqx"
+    header, _ = checkpoints.load_controller(final)
+    header.progress["chosen"] |= {
+        "step": best,
+        "real": mean_score(drives),
+        "lost": sum(drives["lost"]),
+        "dream_score": scored_means(path, first)[best],
+    }
+    checkpoints.save(final, header, checkpoints.load_controller(agents[best].controller)[1])
+    print(f"round {number}, generation {best} is the best")
 
 
 def choice_path(settings: Settings) -> Path:
-    """The metrics file of the choice among the rounds."""
+    """The metrics file of the choice among the finalists of all rounds."""
     return settings.run_dir / "reproduce" / "choice.metrics.jsonl"
 
 

@@ -48,9 +48,14 @@ def schedule(agents: int, tracks: int) -> list[Stage]:
         last = min(first + count, tracks)
         stages.append(Stage(agents, first, last, episodes))
         episodes += agents * (last - first)
-        agents = min(agents, max(FINALISTS, math.ceil(agents / FACTOR)))
+        agents = survivors(agents)
         first, count = last, FACTOR * count
     return stages
+
+
+def survivors(agents: int) -> int:
+    """How many of `agents` agents come to the next stage."""
+    return min(agents, max(FINALISTS, math.ceil(agents / FACTOR)))
 
 
 def same_tracks(stage: Stage, position: int) -> Sequence[int]:
@@ -116,6 +121,18 @@ def share_lost(path: Path, first: int) -> float:
     return sum(lost) / len(lost)
 
 
+def finalists(path: Path, first: int) -> dict[int, dict[str, list]]:
+    """The drives of each mean that came to the last stage, of the run that began at `first`."""
+    records = [record for record in read_metrics(path) if record.get("first") == first]
+    driven = [record for record in records if "stage" in record]
+    last = max(record["stage"] for record in driven)
+    found = {record["step"]: {} for record in driven if record["stage"] == last}
+    for record in sorted(driven, key=lambda record: record["stage"]):
+        if record["step"] in found:
+            found[record["step"]] = joined(found[record["step"]], record)
+    return found
+
+
 def drive_each(
     agents: Mapping[int, AgentFiles],
     tracks: Mapping[int, Sequence[int]],
@@ -158,14 +175,17 @@ def select(
     metrics: Metrics,
     first: int,
     tracks_of: TracksOf = same_tracks,
+    before: Mapping[int, dict[str, list]] | None = None,
 ) -> tuple[int, dict[str, list]]:
     """The name and the drives of the best agent. The names are steps in `metrics`.
 
     Each agent's drives of a stage are appended to `metrics` as one record of the run that began
-    at `first`. Drives on record are not repeated, so that a stopped choice resumes.
+    at `first`. Drives on record are not repeated, so that a stopped choice resumes. Earlier drives
+    of every agent, in `before`, count as one more stage.
     """
-    best, driven = min(agents), {name: dict[str, list]() for name in agents}
-    for number, stage in enumerate(schedule(len(agents), tracks), 1):
+    count = survivors(len(agents)) if before else len(agents)
+    best, driven = min(agents), dict(before or {name: {} for name in agents})
+    for number, stage in enumerate(schedule(count, tracks), 1):
         names = sorted(driven, key=lambda name: -mean_score(driven[name]))[: stage.agents]
         known = {
             record["step"]: {name: record[name] for name in COLUMNS}
@@ -192,15 +212,17 @@ def select_on_real_tracks(
     environment: str,
     workers: int,
     recording: Recording | None = None,
+    before: Mapping[int, dict[str, list]] | None = None,
 ) -> tuple[int, dict[str, list]]:
     """`select` by drives on validation tracks, or on recorded ones with tracks of their own."""
     drive = functools.partial(
         drive_each, environment=environment, workers=workers, recording=recording
     )
     if recording is None:
-        return select(agents, tracks, drive, metrics, first)
+        return select(agents, tracks, drive, metrics, first, before=before)
     with locked(recording.data_dir):
-        return select(agents, tracks, drive, metrics, first, own_tracks(recording.first_track))
+        routes = own_tracks(recording.first_track)
+        return select(agents, tracks, drive, metrics, first, routes, before)
 
 
 COLUMNS = ("scores", "steps", "finished", "lost")
