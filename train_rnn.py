@@ -209,7 +209,8 @@ def train(settings: Settings, name: str) -> None:
     sizes = {"latent": latent, "hidden": settings.hidden, "components": settings.components}
     inputs = {"data": dataset_fingerprint(entries), "vae": vae_sha256}
     training = Training("rnn", settings, sizes, inputs, name)
-    print(f"{name}: {len(seen)} episodes, {len(held_out)} held out; {training.plan.reason}")
+    which = {"rnn": "M", "dream_rnn": "the second M"}[name]
+    print(f"{which}: {len(seen)} episodes, {len(held_out)} held out; {training.plan.reason}")
     if training.finished:
         return
 

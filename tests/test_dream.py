@@ -67,40 +67,25 @@ def double(state: DreamState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(np.asarray(x, np.float64) for x in (state.z, *state.memory))
 
 
-def test_returns_equal_a_loop(rnn: MDNRNN) -> None:
+@pytest.mark.parametrize("observed", [False, True])
+def test_returns_equal_a_loop(rnn: MDNRNN, observed: bool) -> None:
+    """With an observer, C reads its memory. All predictions are those of the M that dreams."""
     controllers, starts = random_controllers(CANDIDATES, 1), random_starts(DREAMS, 2)
     noise = random_noise((DREAMS, STEPS), 3)
-    actual = returns_of(rnn, controllers, starts, noise, TEMPERATURE)
+    observer, memory, model, begun = rnn, starts.memory, rnn, starts
+    if observed:
+        observer = random_model(
+            lambda: MDNRNN(LATENT, HIDDEN, COMPONENTS, key=jax.random.key(0)), seed=7, scale=2.0
+        )
+        memory = random_starts(DREAMS, 8).memory
+        model = ObservedDream(rnn, observer)
+        begun = DreamState(starts.z, ObservedState(starts.memory, memory))
+    actual = returns_of(model, controllers, begun, noise, TEMPERATURE)
     assert actual.shape == (CANDIDATES, DREAMS)
     for c in range(CANDIDATES):
         for d in range(DREAMS):
             z, hidden, cell = double(at(starts, d))
-            total, survival = 0.0, 1.0
-            for t in range(STEPS):
-                action = act(at(controllers, c), z, hidden)
-                hidden, cell = lstm_step(rnn, hidden, cell, z, action)
-                foreseen = foresee(rnn, hidden, z)
-                z = sample(foreseen, *at(noise, d, t), TEMPERATURE)
-                total += survival * (1 - foreseen.end) * foreseen.reward
-                total += survival * foreseen.end * -100
-                survival *= 1 - foreseen.end
-            np.testing.assert_allclose(actual[c, d], total, rtol=2e-5)
-
-
-def test_an_observed_dream_equals_a_loop_with_two_models(rnn: MDNRNN) -> None:
-    """C reads the observer's memory; all predictions are those of the M that dreams."""
-    observer = random_model(
-        lambda: MDNRNN(LATENT, HIDDEN, COMPONENTS, key=jax.random.key(0)), seed=7, scale=2.0
-    )
-    controllers, starts = random_controllers(CANDIDATES, 1), random_starts(DREAMS, 2)
-    other = random_starts(DREAMS, 8).memory
-    both = DreamState(starts.z, ObservedState(starts.memory, other))
-    noise = random_noise((DREAMS, STEPS), 3)
-    actual = returns_of(ObservedDream(rnn, observer), controllers, both, noise, TEMPERATURE)
-    for c in range(CANDIDATES):
-        for d in range(DREAMS):
-            z, hidden, cell = double(at(starts, d))
-            seen = double(DreamState(starts.z[d], at(other, d)))[1:]
+            seen = double(DreamState(starts.z[d], at(memory, d)))[1:]
             total, survival = 0.0, 1.0
             for t in range(STEPS):
                 action = act(at(controllers, c), z, seen[0])

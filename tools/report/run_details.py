@@ -31,7 +31,11 @@ STAGES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "collect_data": ("collect episodes", ("rollouts",), ()),
     "run_vae_training": ("train V", (), ("vae.eqx", "vae.training.eqx")),
     "process_data": ("encode frames", ("latents",), ()),
-    "train_rnn": ("train M", (), ("rnn.eqx", "rnn.training.eqx")),
+    "train_rnn": (
+        "train M",
+        (),
+        ("rnn.eqx", "rnn.training.eqx", "dream_rnn.eqx", "dream_rnn.training.eqx"),
+    ),
     "train_dream": (
         "evolve C in dreams",
         (),
