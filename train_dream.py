@@ -70,7 +70,7 @@ class Settings(TrackingSettings):
     )
     reward_limit: float = setting(1.0, "most points for one dreamed step; bounds the pace")
     reward_limit_step: float = setting(
-        0.125, "added to the limit after more episodes, if the last pool of means drove safely"
+        0.125, "between the limits of the searches after M has been trained on more episodes"
     )
     failure_weight: float = setting(
         1.0, "of M's probability of failure: below 1 cars are faster", minimum=0.0
@@ -133,19 +133,19 @@ class Run:
     inputs: dict[str, str]
     evaluator: evolution.DreamEvaluator
     search: tuple[Any, Any, Any]  # of `evolution.initial_search`
-    searches: int
+    limits: list[float]  # reward limit of each search
     length: int  # generations of a search
     recording: selection.Recording | None  # where real drives are kept
 
     @property
     def searched(self) -> int:
         """The last generation; generations are numbered across searches."""
-        return self.plan.first + self.searches * self.length
+        return self.plan.first + len(self.limits) * self.length
 
     @property
     def last(self) -> int:
         """The last number: the controllers of `others` have numbers after the last generation."""
-        return self.searched + (self.searches > 1) + bool(self.plan.continued_from)
+        return self.searched + (len(self.limits) > 1) + bool(self.plan.continued_from)
 
     @property
     def state_path(self) -> Path:
@@ -171,24 +171,29 @@ class Run:
         """The mean of a search's distribution, as a controller on [z, h]."""
         return self.evaluator.controller(self.search[0].get_mean(state))
 
-    def save_mean(self, number: int, controller: Controller) -> dict[str, float]:
-        """Save a mean. Returns its score in dreams that are always the same."""
-        checkpoints.save(self.snapshot(number), self.header("controller", number), controller)
-        return {"dream_score": float(evolution.dream_score(self.evaluator, controller))}
+    def save_mean(self, number: int, controller: Controller, limit: float) -> dict[str, float]:
+        """Save a mean. Returns its reward limit, and its score in dreams that are always the same.
 
-    def others(self) -> list[Controller]:
-        """What the choice has besides the searches' means.
+        That score is for the limit that the searches start from, so that it compares all means.
+        """
+        checkpoints.save(self.snapshot(number), self.header("controller", number), controller)
+        score = float(evolution.dream_score(self.evaluator, controller))
+        return {"dream_score": score, "reward_limit": limit}
+
+    def others(self) -> list[tuple[Controller, float]]:
+        """What the choice has besides the searches' means, and the reward limits.
 
         The average of their last means, which often loses fewer drives than they, and the
         controller that the searches started from, which a new one has to beat.
         """
         found = []
-        if self.searches > 1:
+        if len(self.limits) > 1:
             ends = range(self.plan.first + self.length, self.searched + 1, self.length)
             means = [checkpoints.load_controller(self.snapshot(number))[1] for number in ends]
-            found.append(jax.tree.map(lambda *x: sum(x) / len(x), *means))
+            average = jax.tree.map(lambda *x: sum(x) / len(x), *means)
+            found.append((average, sum(self.limits) / len(self.limits)))
         if self.plan.continued_from:
-            found.append(self.evaluator.origin)
+            found.append((self.evaluator.origin, float(self.evaluator.reward_limit)))
         return found
 
 
@@ -232,19 +237,22 @@ def evolve(run: Run, metrics: Metrics) -> None:
         while reached[0] < last:
             number, state = reached
             done = (number - first) % run.length  # generations of this search
+            which = (number - first) // run.length
+            limit = run.limits[which]
+            evaluator = replace(run.evaluator, reward_limit=jnp.float32(limit))
             if done == 0:  # the next search
                 state = start
             count = min(at_once, evolution.generations_until_checkpoint(done, run.length, stops))
             begun = time.monotonic()
-            which = jnp.int32(number + 1), jnp.int32(count)
-            found = evolution.run_generations(search, params, state, run.evaluator, key, *which)
+            numbers = jnp.int32(number + 1), jnp.int32(count)
+            found = evolution.run_generations(search, params, state, evaluator, key, *numbers)
             state, *history = found[0], *(np.asarray(rows)[:count] for rows in found[1:])
             at_once = evolution.generations_per_call(count, time.monotonic() - begun)
             records = evolution.generation_records(*history, number, run.state_path)
-            place = {"first": first, "search": (number - first) // run.length + 1}
+            place = {"first": first, "search": which + 1}
             number, done = number + count, done + count
             if settings.saves_mean(done, run.length):
-                records[-1] |= run.save_mean(number, run.controller(state))
+                records[-1] |= run.save_mean(number, run.controller(state), limit)
             for record in records:
                 metrics.append(**place, **record)
             reached = number, state
@@ -253,8 +261,8 @@ def evolve(run: Run, metrics: Metrics) -> None:
                 run.save_state(*reached)
             bar.set_postfix(mean=f"{records[-1]['mean']:.0f}", refresh=False)
     if reached[0] < run.last:
-        for number, controller in enumerate(run.others(), last + 1):
-            metrics.append(step=number, first=first, **run.save_mean(number, controller))
+        for number, other in enumerate(run.others(), last + 1):
+            metrics.append(step=number, first=first, **run.save_mean(number, *other))
         run.save_state(run.last, reached[1])
 
 
@@ -285,12 +293,16 @@ def begin(settings: Settings) -> Run | None:
         return None
     if settings.masked_units > rnn.hidden:
         raise UserError(f"--masked-units {settings.masked_units}: {rnn_path} has {rnn.hidden}")
-    limit, effort = settings.reward_limit, (settings.searches, settings.generations)
+    base, length = settings.reward_limit, settings.generations
+    limits = [base] * settings.searches
     origin = Controller(rnn.latent + rnn.hidden)
     if plan.continued_from:
         last, origin = checkpoints.load_controller(final)
-        limit = evolution.continued_reward_limit(last.progress, settings)
-        effort = settings.continue_searches, settings.continue_generations
+        base = last.progress.get("chosen", {}).get("reward_limit", base)
+        # Without real drives, nothing would tell how fast is too fast.
+        step = settings.reward_limit_step if settings.real_validation else 0.0
+        limits = evolution.reward_limits(base, step, settings.continue_searches)
+        length = settings.continue_generations
     seen = [entry for entry in entries if not entry.held_out]
     components = min(settings.principal_components, rnn.latent + rnn.hidden - settings.masked_units)
     with ThreadPoolExecutor(1) as other:  # CMA-ES compiles 50 small programs while files are read
@@ -300,17 +312,17 @@ def begin(settings: Settings) -> Run | None:
         own = start_states.of_observer() if settings.dream_rnn else start_states
         save_start_states(settings.run_dir / "starts.eqx", own, inputs)
         whitening = evolution.fit_whitening(start_states, components, settings.masked_units)
-    dream = replace(settings, reward_limit=limit)
-    evaluator = evolution.DreamEvaluator(model, start_states, whitening, origin, dream)
+    dreams = model, start_states, whitening, origin, jnp.float32(base)
+    evaluator = evolution.DreamEvaluator(*dreams, settings)
     recording = selection.recording_of(settings, entries)
-    return Run(settings, plan, inputs, evaluator, search.result(), *effort, recording)
+    return Run(settings, plan, inputs, evaluator, search.result(), limits, length, recording)
 
 
 def finish(run: Run, metrics: Metrics) -> None:
     """Choose among the saved means and write the best one to controller.eqx."""
     settings = run.settings
     scored = selection.scored_means(metrics.path, run.plan.first)
-    best, chosen = max(scored, key=scored.__getitem__), {}
+    best, chosen = max(scored, key=lambda number: scored[number]["dream_score"]), {}
     if settings.real_validation:
         files = settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx"
         agents = {number: AgentFiles(*files, run.snapshot(number)) for number in scored}
@@ -319,15 +331,13 @@ def finish(run: Run, metrics: Metrics) -> None:
             *(settings.env, settings.workers, run.recording),
         )
         chosen = {"real": selection.mean_score(drives), "lost": sum(drives["lost"])}
-        chosen["pool_lost"] = selection.share_lost(metrics.path, run.plan.first)
     draw(settings)
     header, final = run.header("controller", run.last), settings.run_dir / "controller.eqx"
-    chosen |= {"step": best, "dream_score": scored[best]}
-    header.progress["chosen"] = {**chosen, "reward_limit": run.evaluator.settings.reward_limit}
+    header.progress["chosen"] = {"step": best, **chosen, **scored[best]}
     _, controller = checkpoints.load_controller(run.snapshot(best))
     checkpoints.save(final, header, controller)
     run.state_path.unlink()
-    print(f"{final}: generation {best}, return {scored[best]:.0f} in the dream")
+    print(f"{final}: generation {best}, return {scored[best]['dream_score']:.0f} in the dream")
 
 
 def draw(settings: Settings) -> None:

@@ -59,9 +59,8 @@ def search(rnn: MDNRNN, candidates: int, horizon: int, at_once: int) -> tuple[Wo
     settings = Settings(candidates=candidates, dreams=DREAMS, horizon=horizon)
     start_states = StartStates(*[some_moments(rnn, 256)] * 3)
     whitening = fit_whitening(start_states, settings.principal_components)
-    evaluator = DreamEvaluator(
-        rnn, start_states, whitening, Controller(rnn.latent + rnn.hidden), settings
-    )
+    origin, limit = Controller(rnn.latent + rnn.hidden), jnp.float32(settings.reward_limit)
+    evaluator = DreamEvaluator(rnn, start_states, whitening, origin, limit, settings)
     cma, params, state = initial_search(settings, whitening.components, jax.random.key(0))
     key = jax.random.key(3)
 

@@ -43,9 +43,8 @@ def one_generation() -> dict[str, Any]:
         groups.append(DreamState(jax.random.normal(key, (30, 32)), memory))
     settings = Settings(candidates=32, dreams=32, horizon=4, sigma=0.1)
     start_states = StartStates(*groups)
-    evaluator = DreamEvaluator(
-        rnn, start_states, fit_whitening(start_states, 288), Controller(288), settings
-    )
+    whitening, origin = fit_whitening(start_states, 288), Controller(288)
+    evaluator = DreamEvaluator(rnn, start_states, whitening, origin, jnp.float32(1), settings)
     search, params, state = initial_search(settings, 288, jax.random.key(0))
     arguments = (search, params, state, evaluator, keys[0], jnp.int32(1), jnp.int32(1))
     compiled = run_generations.lower(*arguments).compile()

@@ -25,13 +25,13 @@ from utils.errors import UserError
 from utils.search.evolution import (
     MAX_GENERATIONS_PER_CALL,
     DreamEvaluator,
-    continued_reward_limit,
     dream_score,
     fit_whitening,
     generation_records,
     generations_per_call,
     generations_until_checkpoint,
     initial_search,
+    reward_limits,
     run_generations,
 )
 
@@ -115,7 +115,10 @@ def evaluator(settings: Settings) -> DreamEvaluator:
         jax.tree.map(jnp.asarray, steering_pays()),
         fit_whitening(start_states, LATENT + HIDDEN),
     )
-    return DreamEvaluator(rnn, start_states, whitening, Controller(LATENT + HIDDEN), settings)
+    limit = jnp.float32(settings.reward_limit)
+    return DreamEvaluator(
+        rnn, start_states, whitening, Controller(LATENT + HIDDEN), limit, settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -169,21 +172,25 @@ def test_a_search_moves_in_the_first_principal_components(
 
 
 @pytest.mark.parametrize(
-    ("progress", "limit"),
-    [
-        ({"chosen": {"lost": 0, "pool_lost": 0.02, "reward_limit": 1.5}}, 1.75),
-        ({"chosen": {"lost": 0, "pool_lost": 0.1, "reward_limit": 1.5}}, 1.5),
-        ({"chosen": {"reward_limit": 1.5}}, 1.5),
-        ({"chosen": {"lost": 0}}, 1.0),
-        ({}, 1.0),
-    ],
-    ids=["safe", "the pool lost some", "not driven", "earlier version", "nothing recorded"],
+    ("searches", "limits"),
+    [(1, [1.5]), (2, [1.5, 1.75]), (3, [1.25, 1.5, 1.75]), (5, [1.25, 1.5, 1.75, 2.0, 2.25])],
 )
-def test_cars_may_be_faster_after_a_pool_that_lost_hardly_any_drive(
-    progress: dict[str, dict[str, float]], limit: float
+def test_most_searches_may_be_faster_than_the_last_controller(
+    searches: int, limits: list[float]
 ) -> None:
-    settings = Settings(reward_limit=1.0, reward_limit_step=0.25)
-    assert continued_reward_limit(progress, settings) == limit
+    assert reward_limits(1.5, 0.25, searches) == limits
+
+
+def test_the_reward_limit_of_a_search_is_that_of_its_dreams(
+    evaluator: DreamEvaluator, begun: tuple
+) -> None:
+    """A limit below every reward makes all candidates' returns equal."""
+    search, params, state = begun
+    numbers = jax.random.key(0), jnp.int32(1), jnp.int32(1)
+    _, free, _ = run_generations(search, params, state, evaluator, *numbers)
+    capped = dataclasses.replace(evaluator, reward_limit=jnp.float32(-1e3))
+    _, equal, _ = run_generations(search, params, state, capped, *numbers)
+    assert np.ptp(free[0]) > 1 and np.ptp(equal[0]) < 1e-3 * abs(equal[0, 0])
 
 
 def test_a_search_begins_at_the_controller_that_it_continues(evaluator: DreamEvaluator) -> None:

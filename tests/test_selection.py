@@ -24,7 +24,6 @@ from utils.search.selection import (
     schedule,
     scored_means,
     select,
-    share_lost,
 )
 from utils.sim.tasks import DriveResult, DriveTask, batch_tasks
 
@@ -148,28 +147,20 @@ def test_finalists_keep_all_their_drives_of_their_run_alone(tmp_path: Path) -> N
         assert drives["scores"] == [outcome(name, track).score for track in VALIDATION[:100]]
 
 
-def test_the_share_of_lost_drives_is_that_of_the_whole_pool(tmp_path: Path) -> None:
-    """Not of its best agents, which drive more stages, nor of an earlier training."""
-    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
-    for step, first, stage, lost in [
-        *((10, 0, 1, [True] * 8), (20, 20, 1, [True, True, False, False])),
-        *((30, 20, 1, [False] * 4), (30, 20, 2, [True] * 12)),
-    ]:
-        metrics.append(step=step, first=first, stage=stage, lost=lost)
-    assert share_lost(metrics.path, first=20) == 0.25
-
-
 def test_a_mean_without_a_return_is_not_chosen(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [
-        '{"step": 30, "first": 0, "best": 999, "dream_score": 900}',  # another training
-        '{"step": 20, "first": 20, "best": 50, "dream_score": 30}',
-        '{"step": 30, "first": 20, "best": 50, "dream_score": NaN}',
+        '{"step": 30, "first": 0, "best": 999, "dream_score": 900, "reward_limit": 1}',  # another
+        '{"step": 20, "first": 20, "best": 50, "dream_score": 30, "reward_limit": 1}',
+        '{"step": 30, "first": 20, "best": 50, "dream_score": NaN, "reward_limit": 1}',
         '{"step": 40, "first": 20, "best": 9999}',  # nobody's mean: a lucky candidate
-        '{"step": 50, "first": 20, "best": 60, "dream_score": 70}',
+        '{"step": 50, "first": 20, "best": 60, "dream_score": 70, "reward_limit": 2}',
     ]
     path.write_text("\n".join(lines) + "\n")
-    assert scored_means(path, first=20) == {20: 30, 50: 70}
+    assert scored_means(path, first=20) == {
+        20: {"dream_score": 30, "reward_limit": 1},
+        50: {"dream_score": 70, "reward_limit": 2},
+    }
     with pytest.raises(UserError, match="since generation 60"):
         scored_means(path, first=60)
 

@@ -19,7 +19,6 @@ from utils.errors import UserError
 
 # One call to the device runs as many generations as take about a second, up to the maximum.
 SECONDS_PER_CALL, MAX_GENERATIONS_PER_CALL = 1.0, 100
-SAFE_SHARE_LOST = 0.03  # of a pool's first drives; below it, the next cars may be faster
 SCORE_DREAMS = 64  # dreams of the score of a saved mean, the same for every mean
 
 
@@ -33,6 +32,7 @@ class DreamEvaluator(eqx.Module):
     start_states: StartStates
     whitening: Whitening
     origin: Controller
+    reward_limit: Float[Array, ""]  # most points for one dreamed step
     settings: Any = eqx.field(static=True)  # Settings of train_dream.py
 
     def controller(self, point: Controller) -> Controller:
@@ -48,7 +48,7 @@ class DreamEvaluator(eqx.Module):
         )
         noise = mixture_noise(noise_key, (dreams, settings.horizon, self.rnn.latent))
         controllers = jax.vmap(self.controller)(points)
-        rules = settings.temperature, settings.reward_limit, settings.failure_weight
+        rules = settings.temperature, self.reward_limit, settings.failure_weight
         return dream_returns(self.rnn, controllers, starts, noise, *rules)
 
 
@@ -143,16 +143,14 @@ def generations_per_call(count: int, seconds: float) -> int:
     )
 
 
-def continued_reward_limit(last: dict[str, Any], settings: Any) -> float:
-    """The reward limit of searches that continue a controller; `last` is its recorded progress.
+def reward_limits(base: float, step: float, searches: int) -> list[float]:
+    """The reward limit of each search that continues a controller with the limit `base`.
 
-    A higher limit makes cars faster, and faster cars lose more drives. So the limit rises only
-    if almost all drives of the last pool went well, not just those of the controller chosen for it.
+    A higher limit makes cars faster, and faster cars lose more drives. How fast M lets them be is
+    not known before they drive. So one of three or more searches is slower than the last
+    controller, one as fast, and the others are faster.
     """
-    chosen = last.get("chosen", {})
-    limit = chosen.get("reward_limit", settings.reward_limit)
-    safe = chosen.get("pool_lost", 1.0) <= SAFE_SHARE_LOST
-    return limit + settings.reward_limit_step if safe else limit
+    return [base + step * (number - (searches > 2)) for number in range(searches)]
 
 
 def generation_records(

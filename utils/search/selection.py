@@ -93,13 +93,13 @@ def recording_of(settings: Any, entries: Iterable[EpisodeFile]) -> Recording | N
     return Recording(settings.data_dir, settings.seed, max(seen, default=SELECTION.start - 1) + 1)
 
 
-def scored_means(path: Path, first: int) -> dict[int, float]:
-    """The dream score of each saved mean, by generation, of the run that began at `first`.
+def scored_means(path: Path, first: int) -> dict[int, dict[str, float]]:
+    """Dream score and reward limit of each saved mean, by number, of the run that began at `first`.
 
     A mean whose score is not finite is left out. Raises UserError if none is left.
     """
     found = {
-        record["step"]: record["dream_score"]
+        record["step"]: {name: record[name] for name in ("dream_score", "reward_limit")}
         for record in read_metrics(path)
         if record.get("first") == first and math.isfinite(record.get("dream_score", math.nan))
     }
@@ -108,17 +108,6 @@ def scored_means(path: Path, first: int) -> dict[int, float]:
             f"no saved mean since generation {first} has a finite dream score; try --fresh"
         )
     return found
-
-
-def share_lost(path: Path, first: int) -> float:
-    """The share of lost drives in the first stage, where all agents of the choice drive."""
-    lost = [
-        drive
-        for record in read_metrics(path)
-        if record.get("first") == first and record.get("stage") == 1
-        for drive in record["lost"]
-    ]
-    return sum(lost) / len(lost)
 
 
 def finalists(path: Path, first: int) -> dict[int, dict[str, list]]:
