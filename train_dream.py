@@ -69,8 +69,8 @@ class Settings(TrackingSettings):
         1.0, "of M's mixture: above 1 the dream is harder to exploit, below 1 easier", minimum=0.01
     )
     reward_limit: float = setting(1.0, "most points for one dreamed step; bounds the pace")
-    reward_limit_step: float = setting(
-        0.125, "between the limits of the searches after M has been trained on more episodes"
+    fast_reward_limit: float = setting(
+        1.5, "after M has been trained on more episodes, the searches' limits go up to this one"
     )
     failure_weight: float = setting(
         1.0, "of M's probability of failure: below 1 cars are faster", minimum=0.0
@@ -171,17 +171,13 @@ class Run:
         """The mean of a search's distribution, as a controller on [z, h]."""
         return self.evaluator.controller(self.search[0].get_mean(state))
 
-    def save_mean(self, number: int, controller: Controller, limit: float) -> dict[str, float]:
-        """Save a mean. Returns its reward limit, and its score in dreams that are always the same.
-
-        That score is for the limit that the searches start from, so that it compares all means.
-        """
+    def save_mean(self, number: int, controller: Controller) -> dict[str, float]:
+        """Save a mean. Returns its score in dreams that are always the same."""
         checkpoints.save(self.snapshot(number), self.header("controller", number), controller)
-        score = float(evolution.dream_score(self.evaluator, controller))
-        return {"dream_score": score, "reward_limit": limit}
+        return {"dream_score": float(evolution.dream_score(self.evaluator, controller))}
 
-    def others(self) -> list[tuple[Controller, float]]:
-        """What the choice has besides the searches' means, and the reward limits.
+    def others(self) -> list[Controller]:
+        """What the choice has besides the searches' means.
 
         The average of their last means, which often loses fewer drives than they, and the
         controller that the searches started from, which a new one has to beat.
@@ -190,10 +186,9 @@ class Run:
         if len(self.limits) > 1:
             ends = range(self.plan.first + self.length, self.searched + 1, self.length)
             means = [checkpoints.load_controller(self.snapshot(number))[1] for number in ends]
-            average = jax.tree.map(lambda *x: sum(x) / len(x), *means)
-            found.append((average, sum(self.limits) / len(self.limits)))
+            found.append(jax.tree.map(lambda *x: sum(x) / len(x), *means))
         if self.plan.continued_from:
-            found.append((self.evaluator.origin, float(self.evaluator.reward_limit)))
+            found.append(self.evaluator.origin)
         return found
 
 
@@ -238,8 +233,7 @@ def evolve(run: Run, metrics: Metrics) -> None:
             number, state = reached
             done = (number - first) % run.length  # generations of this search
             which = (number - first) // run.length
-            limit = run.limits[which]
-            evaluator = replace(run.evaluator, reward_limit=jnp.float32(limit))
+            evaluator = replace(run.evaluator, reward_limit=jnp.float32(run.limits[which]))
             if done == 0:  # the next search
                 state = start
             count = min(at_once, evolution.generations_until_checkpoint(done, run.length, stops))
@@ -249,10 +243,10 @@ def evolve(run: Run, metrics: Metrics) -> None:
             state, *history = found[0], *(np.asarray(rows)[:count] for rows in found[1:])
             at_once = evolution.generations_per_call(count, time.monotonic() - begun)
             records = evolution.generation_records(*history, number, run.state_path)
-            place = {"first": first, "search": which + 1}
+            place = {"first": first, "search": which + 1, "reward_limit": run.limits[which]}
             number, done = number + count, done + count
             if settings.saves_mean(done, run.length):
-                records[-1] |= run.save_mean(number, run.controller(state), limit)
+                records[-1] |= run.save_mean(number, run.controller(state))
             for record in records:
                 metrics.append(**place, **record)
             reached = number, state
@@ -261,8 +255,8 @@ def evolve(run: Run, metrics: Metrics) -> None:
                 run.save_state(*reached)
             bar.set_postfix(mean=f"{records[-1]['mean']:.0f}", refresh=False)
     if reached[0] < run.last:
-        for number, other in enumerate(run.others(), last + 1):
-            metrics.append(step=number, first=first, **run.save_mean(number, *other))
+        for number, controller in enumerate(run.others(), last + 1):
+            metrics.append(step=number, first=first, **run.save_mean(number, controller))
         run.save_state(run.last, reached[1])
 
 
@@ -293,15 +287,11 @@ def begin(settings: Settings) -> Run | None:
         return None
     if settings.masked_units > rnn.hidden:
         raise UserError(f"--masked-units {settings.masked_units}: {rnn_path} has {rnn.hidden}")
-    base, length = settings.reward_limit, settings.generations
-    limits = [base] * settings.searches
+    limits, length = [settings.reward_limit] * settings.searches, settings.generations
     origin = Controller(rnn.latent + rnn.hidden)
     if plan.continued_from:
-        last, origin = checkpoints.load_controller(final)
-        base = last.progress.get("chosen", {}).get("reward_limit", base)
-        # Without real drives, nothing would tell how fast is too fast.
-        step = settings.reward_limit_step if settings.real_validation else 0.0
-        limits = evolution.reward_limits(base, step, settings.continue_searches)
+        _, origin = checkpoints.load_controller(final)
+        limits = evolution.reward_limits(settings, settings.continue_searches)
         length = settings.continue_generations
     seen = [entry for entry in entries if not entry.held_out]
     components = min(settings.principal_components, rnn.latent + rnn.hidden - settings.masked_units)
@@ -312,8 +302,8 @@ def begin(settings: Settings) -> Run | None:
         own = start_states.of_observer() if settings.dream_rnn else start_states
         save_start_states(settings.run_dir / "starts.eqx", own, inputs)
         whitening = evolution.fit_whitening(start_states, components, settings.masked_units)
-    dreams = model, start_states, whitening, origin, jnp.float32(base)
-    evaluator = evolution.DreamEvaluator(*dreams, settings)
+    lowest = jnp.float32(settings.reward_limit)
+    evaluator = evolution.DreamEvaluator(model, start_states, whitening, origin, lowest, settings)
     recording = selection.recording_of(settings, entries)
     return Run(settings, plan, inputs, evaluator, search.result(), limits, length, recording)
 
@@ -322,7 +312,7 @@ def finish(run: Run, metrics: Metrics) -> None:
     """Choose among the saved means and write the best one to controller.eqx."""
     settings = run.settings
     scored = selection.scored_means(metrics.path, run.plan.first)
-    best, chosen = max(scored, key=lambda number: scored[number]["dream_score"]), {}
+    best, chosen = max(scored, key=scored.__getitem__), {}
     if settings.real_validation:
         files = settings.run_dir / "vae.eqx", settings.run_dir / "rnn.eqx"
         agents = {number: AgentFiles(*files, run.snapshot(number)) for number in scored}
@@ -333,11 +323,11 @@ def finish(run: Run, metrics: Metrics) -> None:
         chosen = {"real": selection.mean_score(drives), "lost": sum(drives["lost"])}
     draw(settings)
     header, final = run.header("controller", run.last), settings.run_dir / "controller.eqx"
-    header.progress["chosen"] = {"step": best, **chosen, **scored[best]}
+    header.progress["chosen"] = {"step": best, **chosen, "dream_score": scored[best]}
     _, controller = checkpoints.load_controller(run.snapshot(best))
     checkpoints.save(final, header, controller)
     run.state_path.unlink()
-    print(f"{final}: generation {best}, return {scored[best]['dream_score']:.0f} in the dream")
+    print(f"{final}: generation {best}, return {scored[best]:.0f} in the dream")
 
 
 def draw(settings: Settings) -> None:

@@ -172,13 +172,14 @@ def test_a_search_moves_in_the_first_principal_components(
 
 
 @pytest.mark.parametrize(
-    ("searches", "limits"),
-    [(1, [1.5]), (2, [1.5, 1.75]), (3, [1.25, 1.5, 1.75]), (5, [1.25, 1.5, 1.75, 2.0, 2.25])],
+    ("searches", "real", "limits"),
+    [(1, True, [1.0]), (2, True, [1.0, 2.0]), (3, True, [1.0, 1.5, 2.0]), (2, False, [1.0, 1.0])],
 )
-def test_most_searches_may_be_faster_than_the_last_controller(
-    searches: int, limits: list[float]
+def test_the_searches_of_a_round_have_all_paces(
+    searches: int, real: bool, limits: list[float]
 ) -> None:
-    assert reward_limits(1.5, 0.25, searches) == limits
+    settings = Settings(reward_limit=1.0, fast_reward_limit=2.0, real_validation=real)
+    assert reward_limits(settings, searches) == limits
 
 
 def test_the_reward_limit_of_a_search_is_that_of_its_dreams(

@@ -150,17 +150,14 @@ def test_finalists_keep_all_their_drives_of_their_run_alone(tmp_path: Path) -> N
 def test_a_mean_without_a_return_is_not_chosen(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [
-        '{"step": 30, "first": 0, "best": 999, "dream_score": 900, "reward_limit": 1}',  # another
-        '{"step": 20, "first": 20, "best": 50, "dream_score": 30, "reward_limit": 1}',
-        '{"step": 30, "first": 20, "best": 50, "dream_score": NaN, "reward_limit": 1}',
+        '{"step": 30, "first": 0, "best": 999, "dream_score": 900}',  # another training
+        '{"step": 20, "first": 20, "best": 50, "dream_score": 30}',
+        '{"step": 30, "first": 20, "best": 50, "dream_score": NaN}',
         '{"step": 40, "first": 20, "best": 9999}',  # nobody's mean: a lucky candidate
-        '{"step": 50, "first": 20, "best": 60, "dream_score": 70, "reward_limit": 2}',
+        '{"step": 50, "first": 20, "best": 60, "dream_score": 70}',
     ]
     path.write_text("\n".join(lines) + "\n")
-    assert scored_means(path, first=20) == {
-        20: {"dream_score": 30, "reward_limit": 1},
-        50: {"dream_score": 70, "reward_limit": 2},
-    }
+    assert scored_means(path, first=20) == {20: 30, 50: 70}
     with pytest.raises(UserError, match="since generation 60"):
         scored_means(path, first=60)
 

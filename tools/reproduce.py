@@ -316,7 +316,7 @@ def choose_agent(settings: Settings) -> None:
         "step": best,
         "real": mean_score(drives),
         "lost": sum(drives["lost"]),
-        **scored_means(path, first)[best],
+        "dream_score": scored_means(path, first)[best],
     }
     checkpoints.save(final, header, checkpoints.load_controller(agents[best].controller)[1])
     print(f"round {number}, generation {best} is the best")

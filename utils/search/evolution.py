@@ -143,14 +143,15 @@ def generations_per_call(count: int, seconds: float) -> int:
     )
 
 
-def reward_limits(base: float, step: float, searches: int) -> list[float]:
-    """The reward limit of each search that continues a controller with the limit `base`.
+def reward_limits(settings: Any, searches: int) -> list[float]:
+    """The reward limit of each search that continues a controller.
 
     A higher limit makes cars faster, and faster cars lose more drives. How fast M lets them be is
-    not known before they drive. So one of three or more searches is slower than the last
-    controller, one as fast, and the others are faster.
+    not known before they drive. So the limits go evenly from --reward-limit to
+    --fast-reward-limit, and real drives choose. Without real drives all have the lower limit.
     """
-    return [base + step * (number - (searches > 2)) for number in range(searches)]
+    fastest = settings.fast_reward_limit if settings.real_validation else settings.reward_limit
+    return np.linspace(settings.reward_limit, fastest, searches).tolist()
 
 
 def generation_records(

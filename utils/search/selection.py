@@ -93,13 +93,13 @@ def recording_of(settings: Any, entries: Iterable[EpisodeFile]) -> Recording | N
     return Recording(settings.data_dir, settings.seed, max(seen, default=SELECTION.start - 1) + 1)
 
 
-def scored_means(path: Path, first: int) -> dict[int, dict[str, float]]:
-    """Dream score and reward limit of each saved mean, by number, of the run that began at `first`.
+def scored_means(path: Path, first: int) -> dict[int, float]:
+    """The dream score of each saved mean, by number, of the run that began at `first`.
 
     A mean whose score is not finite is left out. Raises UserError if none is left.
     """
     found = {
-        record["step"]: {name: record[name] for name in ("dream_score", "reward_limit")}
+        record["step"]: record["dream_score"]
         for record in read_metrics(path)
         if record.get("first") == first and math.isfinite(record.get("dream_score", math.nan))
     }
