@@ -78,7 +78,7 @@ class Settings(TrackingSettings):
         True, "choose controllers and rounds by real drives; otherwise by the dream, the last round"
     )
     choice_tracks: int = setting(
-        100,
+        80,
         "validation tracks that the best finalists of all rounds drive; 0: the last round's agent",
         minimum=0,
     )
