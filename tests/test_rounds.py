@@ -1,4 +1,4 @@
-"""The figure of the rounds of several runs."""
+"""Figures of metrics: over the rounds of several runs, and over steps."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from tools import rounds
 from tools.rounds import METRICS_NAME, TEST, Settings, rounds_of
 from utils.errors import UserError
+from utils.viz import figures
 
 
 def write_run(folder: Path, means: list[float], test: float | None = None) -> None:
@@ -71,3 +72,16 @@ def test_what_was_not_measured_is_not_drawn(drawn: Figure) -> None:
 def test_a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no folder in .* has rounds\.metrics\.jsonl"):
         rounds.main(Settings(run_dir=tmp_path))
+
+
+def test_a_curve_shows_the_last_record_of_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A choice among means comes back to the best ones."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    records = [{"step": 10, "real": 700.0}, {"step": 20, "real": 900.0}, {"step": 15, "best": 1.0}]
+    records.append({"step": 10, "real": 800.0})
+    figures.plot_curves(tmp_path / "curves.png", records, {"real score": ("real",)})
+    (line,) = drawn[0].axes[0].lines
+    assert [list(values) for values in line.get_data()] == [[10, 20], [800, 900]]

@@ -26,7 +26,8 @@ def plot_curves(
 
     Args:
         path: the figure's file.
-        records: metrics, each with a `step`. A line skips the records without its metric.
+        records: metrics, each with a `step`. A line skips the records without its metric, and
+            shows the last of a step.
         panels: title -> names of the metrics in the panel.
         xlabel: label of the x axis.
     """
@@ -35,7 +36,8 @@ def plot_curves(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         for name in names:
-            points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+            last = {r["step"]: r[name] for r in records if r.get(name) is not None}
+            points = sorted(last.items())
             if points:
                 marker = "o" if len(points) < 30 else ""
                 axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=name)
