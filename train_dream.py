@@ -193,7 +193,7 @@ class Run:
 
 
 def snapshot(run_dir: Path, number: int) -> Path:
-    """The saved mean after a generation."""
+    """The file of a saved mean, or of one of `Run.others`, by its number."""
     return run_dir / "snapshots" / f"{number:06d}.eqx"
 
 

@@ -1,6 +1,7 @@
 """The whole recipe in one command: what it does in which order, its report, and that it resumes."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -124,6 +125,35 @@ def test_the_best_finalist_of_all_rounds_is_in_the_run_folder(made: Path) -> Non
     np.testing.assert_array_equal(controller.weight, saved.weight)
     chosen = header.progress["chosen"]
     assert chosen["step"] == best and chosen["real"] == pytest.approx(np.mean(drives[best]))
+
+
+@pytest.mark.parametrize(("best", "number"), [(2, 0), (4, 1), (5, 1)])
+def test_a_finalist_is_chosen_with_the_v_and_m_of_its_round(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: int, number: int
+) -> None:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    run, given = tmp_path / "run", dict[str, Any]()
+
+    def choose(agents: dict, *_: Any, before: dict) -> tuple[int, dict[str, list]]:
+        given.update(agents=agents, before=before)
+        return best, {"scores": [7.0, 9.0], "lost": [True, False]}
+
+    monkeypatch.setattr(reproduce, "select_on_real_tracks", choose)
+    reproduce.choose_agent(settings(tmp_path))
+    driven = [r for r in read_metrics(run / "controller.metrics.jsonl") if "stage" in r]
+    assert {step: drives["scores"] for step, drives in given["before"].items()} == {
+        record["step"]: record["scores"] for record in driven
+    }
+    kept = run / "rounds" / f"{number}"
+    assert given["agents"][best].rnn == kept / "rnn.eqx"
+    for name in ("vae.eqx", "rnn.eqx", "starts.eqx"):
+        assert (run / name).read_bytes() == (kept / name).read_bytes()
+    header, controller = load_controller(run / "controller.eqx")
+    saved = load_controller(run / f"snapshots/{best:06d}.eqx")[1]
+    np.testing.assert_array_equal(controller.weight, saved.weight)
+    assert header.inputs["rnn"] == sha256_of(kept / "rnn.eqx")
+    chosen = header.progress["chosen"]
+    assert (chosen["step"], chosen["real"], chosen["lost"]) == (best, 8, 1)
 
 
 def test_a_run_killed_at_three_stages_resumes_to_the_same_bytes(
