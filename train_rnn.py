@@ -79,7 +79,8 @@ class Settings(TrainingSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 2000, "continue_steps": 3000, "evaluate_every": 500},
+    # So few steps do not suffice for twice the episodes.
+    "quick": {"steps": 2000, "continue_steps": 3000, "evaluate_every": 500, "mirror": False},
     "paper": {"steps": 60_000, "continue_steps": 10_000, "lanes": 64},
 }
 EVALUATED_EPISODES, STARTS = 16, 8  # held-out episodes, open-loop dreams from each of them
