@@ -57,7 +57,7 @@ class Settings(TrainingSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 1000, "continue_steps": 400, "batch": 32},
+    "quick": {"steps": 3000, "continue_steps": 800, "batch": 16},
     "paper": {"steps": 100_000, "continue_steps": 20_000, "batch": 128},
 }
 HELD_OUT_FRAMES = 512  # of the validation loss, evenly spaced over the held-out episodes

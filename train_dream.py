@@ -119,7 +119,13 @@ class Settings(TrackingSettings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"searches": 1, "continue_searches": 3, "generations": 20, "validation_tracks": 16},
+    "quick": {
+        "searches": 1,
+        "continue_searches": 3,
+        "generations": 20,
+        "continue_generations": 15,
+        "validation_tracks": 16,
+    },
     "paper": {"searches": 16, "continue_searches": 16},
 }
 

@@ -80,7 +80,7 @@ class Settings(TrainingSettings):
 
 PRESETS: dict[str, dict[str, Any]] = {
     # So few steps do not suffice for twice the episodes.
-    "quick": {"steps": 2000, "continue_steps": 3000, "evaluate_every": 500, "mirror": False},
+    "quick": {"steps": 2000, "continue_steps": 2000, "evaluate_every": 500, "mirror": False},
     "paper": {"steps": 60_000, "continue_steps": 10_000, "lanes": 64},
 }
 EVALUATED_EPISODES, STARTS = 16, 8  # held-out episodes, open-loop dreams from each of them

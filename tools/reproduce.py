@@ -95,9 +95,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "aggressive_episodes": 24,
         "own_random_episodes": 80,
         "iterative_episodes": 4,
-        "rounds": 1,
+        "rounds": 3,
         "round_tracks": 20,
-        "choice_tracks": 0,
+        "choice_tracks": 16,
         "test_tracks": 8,
     },
     "paper": {
