@@ -120,9 +120,9 @@ MINUTES = {
         **{"score": 0.5, "choice": 6.0, "test": 1.5},
     },
     "quick": {
-        **{"random": 0.2, "recovery": 0.6, "aggressive": 0.2, "iterative": 0.5},
-        **{"V": 2.5, "encoding": 0.8, "M": 1.5, "C": 1.2, "round": 5.0},
-        **{"score": 0.2, "choice": 0.5, "test": 0.3},
+        **{"random": 0.2, "recovery": 0.3, "aggressive": 0.1, "iterative": 0.1},
+        **{"V": 2.3, "encoding": 0.5, "M": 1.0, "C": 0.6, "round": 3.0},
+        **{"score": 0.2, "choice": 0.3, "test": 0.1},
     },
 }
 
