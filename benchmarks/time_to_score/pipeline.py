@@ -32,6 +32,8 @@ COMMANDS = {  # those of tools.reproduce, without its choice among the rounds
         train_rnn.py --preset quick
         train_dream.py --preset quick --record --validation-tracks 20
         -m tools.iterate --on-policy-episodes 0 --iterative-episodes 4 --rounds 1
+        -m tools.iterate --on-policy-episodes 0 --iterative-episodes 4 --rounds 2
+        -m tools.iterate --on-policy-episodes 0 --iterative-episodes 4 --rounds 3
     """,
     "ours": """
         collect_data.py --mode random --episodes 48
