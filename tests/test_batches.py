@@ -6,7 +6,8 @@ Over 300 lines: V and M share the synthetic episodes.
 import doctest
 import inspect
 import itertools
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -27,7 +28,9 @@ from utils.data.episodes import (
     write_episode,
 )
 from utils.data.frames import evenly_spaced_frames, frame_batches, read_shard, shuffled_shards
+from utils.data.prefetch import read_ahead
 from utils.data.sequences import (
+    Batch,
     LatentEpisode,
     cut_window,
     lane_schedule,
@@ -173,8 +176,36 @@ def test_an_episode_is_read_once_while_a_lane_is_in_it() -> None:
         return tagged_episode(episode, STEPS[episode])
 
     places = [[(1, 0), (1, 4)], [(1, 4), (1, 8)], [(1, 8), (0, 0)], [(3, 0), (0, 4)], [(1, 0)] * 2]
-    list(window_batches(count, iter(places), 4))
+    ahead = [places[-1]] * 2  # batches that are begun, but not asked for
+    assert len(list(window_batches(count, iter(places + ahead), 4))) == len(places)
     assert sorted(read) == [0, 1, 1, 3]  # several threads read, in any order
+
+
+def windows(read: Callable[[int], LatentEpisode]) -> Iterator[Batch]:
+    return window_batches(read, itertools.cycle([[(0, 0)], [(1, 0)]]), 4)
+
+
+@pytest.mark.parametrize("begin", [lambda read: read_ahead(read, [0, 1]), windows])
+def test_an_unfinished_reader_is_closed_without_a_wait(
+    begin: Callable[[Callable[[int], LatentEpisode]], Generator],
+) -> None:
+    waiting, release = threading.Event(), threading.Event()
+
+    def read(item: int) -> LatentEpisode:
+        if item == 1:
+            waiting.set()
+            release.wait(30)
+        return tagged_episode(item, 4)
+
+    reads = begin(read)
+    next(reads)
+    assert waiting.wait(30)
+    closing = threading.Thread(target=reads.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    closed = not closing.is_alive()
+    release.set()
+    assert closed
 
 
 def test_latent_files_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ At most two shards are in memory, one in use and one being read.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 
 from utils.data.episodes import EPISODE_SCHEMA, FRAME_SHAPE, EpisodeFile
 from utils.data.mirror import mirror_frames
-from utils.data.prefetch import read_ahead
+from utils.data.prefetch import Threads, read_ahead
 from utils.errors import UserError
 from utils.io.npz import CorruptFileLog
 
@@ -89,7 +89,7 @@ def frame_batches(
     while start >= batches_in(shard):
         start -= batches_in(shard)
         number, shard = next(numbered)
-    reader = ThreadPoolExecutor(1)
+    reader = Threads(1)
     first = reader.submit(read, shard)
 
     def batches(

@@ -8,7 +8,7 @@ for the next episode. The rows in a window depend only on the seed and the batch
 import collections
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from models.rnn import Window
 from utils.data.episodes import EpisodeFile, latent_schema
 from utils.data.mirror import mirror_actions
-from utils.data.prefetch import READER_THREADS
+from utils.data.prefetch import READER_THREADS, Threads
 from utils.data.targets import clip_penalty, failed_steps, lap_steps, smooth_rewards
 
 
@@ -119,7 +119,7 @@ def window_batches(
         resets = np.array([row == 0 for _, row in lanes])
         return Batch(jax.tree.map(lambda *rows: np.stack(rows), *windows), resets)
 
-    with ThreadPoolExecutor(READER_THREADS) as readers, ThreadPoolExecutor(1) as builder:
+    with Threads(READER_THREADS) as readers, Threads(1) as builder:
 
         def begin(positions: list[tuple[int, int]]) -> Future[Batch]:
             for episode in set(episodes) - {episode for episode, _ in positions}:
