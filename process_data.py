@@ -48,9 +48,11 @@ class Settings(ReaderSettings):
     """The flags of this script."""
 
     batch: int = setting(256, "frames per batch; batches are filled across episodes", minimum=1)
+    mirror: bool = setting(True, "encode mirror images; train_rnn.py --no-mirror needs none")
 
 
-PRESETS: dict[str, dict[str, Any]] = {}
+# The quick preset's M does not learn from mirror images.
+PRESETS: dict[str, dict[str, Any]] = {"quick": {"mirror": False}}
 CPU_FRAMES = 16  # per core: their activations fit into its caches
 
 
@@ -124,14 +126,13 @@ def latent_path(settings: Settings, entry: EpisodeFile) -> Path:
     return settings.data_dir / "latents" / entry.mode / entry.path.name
 
 
-def is_current(
-    path: Path, entry: EpisodeFile, vae_sha256: str, latents: dict[Path, EpisodeFile]
-) -> bool:
-    """Whether the latents at `path` were made from this episode by this VAE."""
-    found = latents.get(path)
+def is_current(found: EpisodeFile | None, entry: EpisodeFile, origin: dict[str, Any]) -> bool:
+    """Whether the latent file `found` was made from this episode with `origin`."""
     return found is not None and (
-        found.provenance.get("vae") == vae_sha256
+        found.provenance.get("vae") == origin["vae"]
         and found.provenance.get("episode") == entry.fingerprint
+        # A file may have mirror images that are not asked for.
+        and found.provenance.get("mirror", False) >= origin["mirror"]
     )
 
 
@@ -139,7 +140,8 @@ def main(settings: Settings) -> None:
     """Encode new and stale episodes; remove latents whose episode no longer exists."""
     print(describe_device())
     path = fetch_run_folder(settings.run_dir) / "vae.eqx"
-    (header, vae), vae_sha256 = load_vae(path), sha256_of(path)
+    header, vae = load_vae(path)
+    origin = {"vae": sha256_of(path), "mirror": settings.mirror}
     with locked(settings.data_dir), timed(settings.data_dir, "process_data"):
         update_index(settings.data_dir / "rollouts", EPISODE_SCHEMA)
         episodes = scan_files(settings.data_dir / "rollouts", EPISODE_SCHEMA)
@@ -152,15 +154,15 @@ def main(settings: Settings) -> None:
         for path in (settings.data_dir / "latents").glob("*/[!.]*.npz"):
             if path not in wanted:
                 path.unlink()
-        stale = [e for path, e in wanted.items() if not is_current(path, e, vae_sha256, latents)]
+        stale = [e for path, e in wanted.items() if not is_current(latents.get(path), e, origin)]
         print(f"{len(episodes)} episodes, {len(stale)} to encode")
-        encode_all(settings, vae, vae_sha256, stale)
+        encode_all(settings, vae, origin, stale)
         if stale:
             update_index(*latent_files)
 
 
 def encode_all(
-    settings: Settings, vae: ConvVAE, vae_sha256: str, entries: list[EpisodeFile]
+    settings: Settings, vae: ConvVAE, origin: dict[str, Any], entries: list[EpisodeFile]
 ) -> None:
     """Encode episodes; damaged ones are named and skipped.
 
@@ -175,21 +177,22 @@ def encode_all(
 
         def write_encoded(in_progress: int) -> None:
             for (target, arrays), mu, logvar in encoder.encoded(in_progress):
+                frames = len(arrays["actions"]) + 1
                 for name, rows in {"mu": mu, "logvar": logvar}.items():
-                    arrays[name], arrays[f"mirror_{name}"] = np.split(rows, 2)
+                    arrays[name], arrays[f"mirror_{name}"] = np.split(rows, [frames])
                 writes.append(writers.submit(write_arrays, target, arrays))
                 if len(writes) > READER_THREADS:
                     writes.popleft().result()
-                bar.update(len(mu) // 2)
+                bar.update(frames)
 
         def encode_next(path: Path) -> None:
             target = latent_path(settings, by_path[path])
             # First, so that no stale latents remain if the episode is damaged.
             target.unlink(missing_ok=True)
             episode = next(reads).result()
-            origin = {"vae": vae_sha256, "episode": by_path[path].fingerprint}
-            frames = np.concatenate([episode.frames, mirror_frames(episode.frames)])
-            encoder.add((target, step_arrays(episode, origin)), frames)
+            arrays = step_arrays(episode, {**origin, "episode": by_path[path].fingerprint})
+            mirrored = [mirror_frames(episode.frames)] if settings.mirror else []
+            encoder.add((target, arrays), np.concatenate([episode.frames, *mirrored]))
             write_encoded(in_progress=1)
 
         CorruptFileLog(len(entries), "not encoded").read_all(by_path, encode_next)

@@ -201,7 +201,7 @@ def train(settings: Settings, name: str) -> None:
     """Train from scratch, from an interrupted run's state or from the last weights."""
     vae_header, _ = load_vae(settings.run_dir / "vae.eqx")
     latent, vae_sha256 = vae_header.sizes["latent"], sha256_of(settings.run_dir / "vae.eqx")
-    entries = find_latents(settings.data_dir, latent, vae_sha256)
+    entries = find_latents(settings.data_dir, latent, vae_sha256, settings.mirror)
     seen = [entry for entry in entries if not entry.held_out]
     held_out = [entry for entry in entries if entry.held_out]
     if not seen:

@@ -67,7 +67,7 @@ def parts(
     arrays = dict(zip(LATENT_ARRAYS, noise, strict=True))
 
     def whole() -> None:
-        process_data.encode_all(settings, vae, "", entries)
+        process_data.encode_all(settings, vae, {"vae": "", "mirror": True}, entries)
 
     def reading() -> None:
         for episode in read_ahead(read_episode, [entry.path for entry in entries]):

@@ -37,7 +37,8 @@ def arrays_in(episode: Episode) -> dict[str, Any]:
 
 def latents_in(episode: Episode, vae: str = "abc", latent: int = LATENT) -> dict[str, Any]:
     """The arrays of a latent file of that episode, with noise for latents."""
-    return {**noise_latents(len(episode.rewards), latent), **step_arrays(episode, {"vae": vae})}
+    origin = {"vae": vae, "mirror": True}
+    return {**noise_latents(len(episode.rewards), latent), **step_arrays(episode, origin)}
 
 
 def noise_latents(steps: int, latent: int = LATENT, seed: int = 0) -> dict[str, np.ndarray]:

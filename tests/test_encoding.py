@@ -8,6 +8,7 @@ import pytest
 from hostile_files import small_episode
 
 import process_data
+import train_rnn
 from models.vae import ConvVAE
 from process_data import EpisodeEncoder, encode_batch, frames_at_once
 from utils.data.episodes import (
@@ -19,7 +20,9 @@ from utils.data.episodes import (
     write_episode,
 )
 from utils.data.mirror import mirror_frames
+from utils.io.checkpoints import Header, save
 from utils.io.npz import read_arrays
+from utils.settings import PRESET_NAMES
 
 LENGTHS = (32, 1, 32, 70, 2, 31, 300, 5)  # frames of each episode
 
@@ -111,7 +114,7 @@ def test_latents_are_written_beside_the_steps_of_their_own_episode(
     data[200] ^= 1  # in the frames
     bad.write_bytes(data)
     settings = process_data.Settings(data_dir=tmp_path, batch=16)
-    process_data.encode_all(settings, vae, "abc", entries)
+    process_data.encode_all(settings, vae, {"vae": "abc", "mirror": True}, entries)
     errors = capsys.readouterr().err
     assert errors.count(str(bad)) == 1 and "1 of 6 files not encoded" in errors
     found = sorted((tmp_path / "latents" / "random").iterdir())
@@ -124,3 +127,34 @@ def test_latents_are_written_beside_the_steps_of_their_own_episode(
         for prefix, frames in seen.items():
             for name, rows in zip(("mu", "logvar"), encode_alone(vae, frames, 16), strict=True):
                 assert arrays[prefix + name].tobytes() == rows.tobytes()
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_each_preset_encodes_what_its_m_learns_from(preset: str) -> None:
+    encoded, learned = (
+        script.Settings(**script.PRESETS.get(preset, {})).mirror
+        for script in (process_data, train_rnn)
+    )
+    assert encoded == learned
+
+
+def test_mirror_images_are_encoded_when_asked_for(
+    tmp_path: Path, vae: ConvVAE, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other latents are the same bytes. Files that lack mirror images are encoded again."""
+    data, run_dir = tmp_path / "data", tmp_path / "run"
+    for seed in (1, 2):
+        write_episode(data / "rollouts" / "random" / f"{seed}.npz", small_episode(30, seed=seed))
+    save(run_dir / "vae.eqx", Header("vae", {"latent": 32}, {}, {}, {}), vae)
+
+    def encode(mirror: bool) -> tuple[str, dict[str, np.ndarray]]:
+        process_data.main(process_data.Settings(data_dir=data, run_dir=run_dir, mirror=mirror))
+        arrays = read_arrays(data / "latents" / "random" / "1.npz", latent_schema(32))
+        return capsys.readouterr().out.splitlines()[-1], arrays
+
+    plain, mirrored = encode(False), encode(True)
+    assert plain[0] == mirrored[0] == "2 episodes, 2 to encode"
+    assert encode(False)[0] == encode(True)[0] == "2 episodes, 0 to encode"
+    for name in ("mu", "logvar"):
+        assert plain[1][name].tobytes() == mirrored[1][name].tobytes()
+        assert len(plain[1][f"mirror_{name}"]) == 0 and len(mirrored[1][f"mirror_{name}"]) == 31

@@ -43,6 +43,7 @@ from utils.data.episodes import (
     latent_schema,
     read_episode,
     scan_files,
+    step_arrays,
     write_episode,
 )
 from utils.data.splits import HOLD_OUT_REMAINDER, MODES
@@ -504,6 +505,20 @@ def test_latents_of_another_vae_are_refused_with_the_step_to_run(tmp_path: Path)
         find_latents(tmp_path, LATENT, "abc")
     (tmp_path / "latents" / "random" / "3.npz").unlink()
     assert [entry.seed for entry in find_latents(tmp_path, LATENT, "abc")] == [1, 2]
+
+
+def test_mirror_images_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "latents" / "random" / "1.npz"
+    arrays = latents_in(small_episode(seed=1))
+    empty = {f"mirror_{name}": arrays[name][:0] for name in ("mu", "logvar")}
+    plain = step_arrays(small_episode(seed=1), {"vae": "abc", "mirror": False})
+    write_arrays(path, {**arrays, **empty, **plain})
+    assert read_arrays(path, latent_schema(LATENT))["mirror_mu"].shape == (0, LATENT)
+    assert [entry.seed for entry in find_latents(tmp_path, LATENT, "abc")] == [1]
+    with pytest.raises(UserError, match=r"1 latent files .*1\.npz: .* without --no-mirror"):
+        find_latents(tmp_path, LATENT, "abc", mirror=True)
+    write_arrays(path, arrays)
+    assert [entry.seed for entry in find_latents(tmp_path, LATENT, "abc", mirror=True)] == [1]
 
 
 def test_modes_are_folder_names() -> None:

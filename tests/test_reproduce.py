@@ -29,6 +29,7 @@ TINY: dict[Any, dict[str, Any]] = {
     run_vae_training: {"steps": 4, "continue_steps": 4, "batch": 4, "evaluate_every": 2},
     train_rnn: {
         **{"steps": 6, "continue_steps": 4, "lanes": 2, "window": 8, "evaluate_every": 3},
+        "mirror": False,  # as in the quick preset
     },
     train_dream: {
         **{"searches": 1, "continue_searches": 1, "generations": 2, "continue_generations": 2},

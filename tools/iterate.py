@@ -76,6 +76,8 @@ def run_round(settings: Settings, number: int) -> None:
     started = settings.run_dir / "rounds" / f"{number}" / "agent.json"
     if not started.exists():
         write_json(started, agent.sha256())
+    rnn = read_header(agent.rnn)
+    learning = restore_settings(rnn.settings, train_rnn.Settings, agent.rnn, rnn.sizes)
     # Once M is retrained that agent no longer exists, and its episodes are complete.
     if agent.sha256() == json.loads(started.read_text()):
         episodes = {
@@ -86,9 +88,7 @@ def run_round(settings: Settings, number: int) -> None:
             flags = {"episodes": count, "workers": settings.workers}
             if count:
                 run_script(settings, collect_data, mode=mode, **flags)
-        run_script(settings, process_data)
-    rnn = read_header(agent.rnn)
-    learning = restore_settings(rnn.settings, train_rnn.Settings, agent.rnn, rnn.sizes)
+        run_script(settings, process_data, mirror=learning["mirror"])
     recorded = read_header(agent.controller).settings
     evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
     # A run that began before there was a second M goes on without it.

@@ -42,7 +42,7 @@ STEP_SCHEMA: dict[str, tuple[str, Shape]] = {
     "seed": ("int64", ()),
     "provenance": ("str", ()),  # JSON: mode, settings, agent, environment, versions
 }
-LATENT_ARRAYS = ("mu", "logvar", "mirror_mu", "mirror_logvar")  # mirror_: of mirrored frames
+LATENT_ARRAYS = ("mu", "logvar", "mirror_mu", "mirror_logvar")
 SCANNED = ("seed", "provenance", "rewards")  # the arrays of an episode file that a scan reads
 EPISODE_SCHEMA: dict[str, tuple[str, Shape]] = {
     "frames": ("uint8", ("T+1", *FRAME_SHAPE)),
@@ -70,8 +70,14 @@ class Episode:
 
 
 def latent_schema(latent: int) -> dict[str, tuple[str, Shape]]:
-    """The arrays of a latent file with `latent` dimensions."""
-    return {**{name: ("float32", ("T+1", latent)) for name in LATENT_ARRAYS}, **STEP_SCHEMA}
+    """The arrays of a latent file. Those of mirrored frames may be empty.
+
+    Args:
+        latent: dimensions of V's latent.
+    """
+    frames = {name: ("float32", ("T+1", latent)) for name in ("mu", "logvar")}
+    mirrored = {f"mirror_{name}": ("float32", ("T+1 or 0", latent)) for name in frames}
+    return {**frames, **mirrored, **STEP_SCHEMA}
 
 
 def write_episode(path: Path, episode: Episode) -> None:
@@ -79,11 +85,11 @@ def write_episode(path: Path, episode: Episode) -> None:
     write_arrays(path, {"frames": episode.frames, **step_arrays(episode)})
 
 
-def step_arrays(episode: Episode, origin: Mapping[str, str] | None = None) -> dict[str, Any]:
+def step_arrays(episode: Episode, origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All arrays of an episode except its frames, by their names in the file.
 
-    `origin` is added to the provenance of a latent file: the sha256 of the VAE and the
-    fingerprint of the episode.
+    `origin` is added to the provenance of a latent file: the sha256 of the VAE, the fingerprint of
+    the episode, and whether mirrored frames were encoded, too.
     """
     provenance = {**episode.provenance, **(origin or {})}
     return {
@@ -266,8 +272,14 @@ def dataset_fingerprint(entries: Iterable[EpisodeFile]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def find_latents(data_dir: Path, latent: int, vae_sha256: str) -> list[EpisodeFile]:
-    """The latent files of `data_dir`. Raises UserError if there are none or if some are stale."""
+def find_latents(
+    data_dir: Path, latent: int, vae_sha256: str, mirror: bool = False
+) -> list[EpisodeFile]:
+    """The latent files of `data_dir`.
+
+    Raises UserError if there are none, if some are stale, or if `mirror` and some have no mirrored
+    frames.
+    """
     entries = scan_latents(data_dir, latent)
     if not entries:
         raise UserError(f"no latents in {data_dir / 'latents'}: run process_data.py")
@@ -276,5 +288,11 @@ def find_latents(data_dir: Path, latent: int, vae_sha256: str) -> list[EpisodeFi
         raise UserError(
             f"{len(stale)} latent files were made with another VAE, such as {stale[0].path}: "
             "run process_data.py"
+        )
+    plain = [entry for entry in entries if not entry.provenance.get("mirror")]
+    if mirror and plain:
+        raise UserError(
+            f"{len(plain)} latent files have no mirror images, such as {plain[0].path}: run "
+            "process_data.py without --no-mirror, or train_rnn.py with it"
         )
     return entries

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from utils.errors import UserError
 from utils.io.files import READ_ERRORS, open_regular, write_atomically
 
-# A size "T" is the number of steps, "T+1" the number of observations.
+# A size "T" is the number of steps, "T+1" the number of observations. An array whose first size is
+# "T+1 or 0" may be empty.
 Shape = tuple[int | str, ...]
 MAX_STEPS_ON_FILE = 100_000  # a hundred times the longest episode; a larger array is hostile
 MAX_TEXT_LENGTH = 20_000
@@ -170,10 +171,12 @@ def _read_member(
     path: Path, archive: zipfile.ZipFile, key: str, rule: tuple[str, Shape], steps: int
 ) -> np.ndarray:
     kind, pattern = rule
-    lengths: dict[int | str, int | str] = {"T": steps, "T+1": steps + 1}
+    lengths: dict[int | str, int | str] = {"T": steps, "T+1": steps + 1, "T+1 or 0": steps + 1}
     expected = tuple(lengths.get(size, size) for size in pattern)
     with _member(path, archive, key) as file:
         shape, fortran_order, dtype = _header(file)
+        if pattern[:1] == ("T+1 or 0",) and shape[:1] == (0,):
+            expected = (0, *expected[1:])
         if shape != expected or fortran_order:
             raise CorruptFileError(path, f"{key}: shape {shape} where {expected} is expected")
         is_text = kind == "str" and dtype.kind == "U" and dtype.itemsize <= 4 * MAX_TEXT_LENGTH
