@@ -180,7 +180,7 @@ class Run:
     def save_mean(self, number: int, controller: Controller) -> dict[str, float]:
         """Save a mean. Returns its score in dreams that are always the same."""
         checkpoints.save(self.snapshot(number), self.header("controller", number), controller)
-        return {"dream_score": float(evolution.dream_score(self.evaluator, controller))}
+        return {"dream_score": evolution.dream_score(self.evaluator, controller)}
 
     def others(self) -> list[Controller]:
         """What the choice has besides the searches' means.

@@ -11,6 +11,7 @@ on 2 CPU cores: with --lanes 16 and --window 100, 25 gradient steps/s.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,12 +95,15 @@ class TrainingState(eqx.Module):
     memory: RNNState  # leaves (lanes, ...): M's state after each lane's last window
 
 
+# Cached: the rounds of one process compile a gradient step once.
+@functools.cache
 def make_optimiser(settings: Settings, steps: int) -> optax.GradientTransformation:
     """Adam, clipped; the learning rate falls to a tenth along a cosine over `steps`."""
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps, alpha=0.1)
     return optax.chain(optax.clip_by_global_norm(settings.clip), optax.adam(rate))
 
 
+@functools.cache
 def make_step(
     settings: Settings, optimiser: optax.GradientTransformation
 ) -> Callable[..., tuple[TrainingState, RNNLoss]]:

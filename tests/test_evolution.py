@@ -305,6 +305,18 @@ def test_a_generation_is_compiled_once(evaluator: DreamEvaluator, begun: tuple) 
         assert before.sharding.is_equivalent_to(now.sharding, before.ndim)
 
 
+def test_the_score_of_a_mean_is_compiled_once(
+    evaluator: DreamEvaluator, begun: tuple, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The mean of a search is on its devices; a controller from a file is not.
+    search, _, state = begun
+    mean = evaluator.controller(search.get_mean(state))
+    with jax.log_compiles():
+        scores = [dream_score(evaluator, c) for c in (mean, jax.tree.map(np.asarray, mean))]
+    compiled = [line for line in caplog.messages if line.startswith("Compiling jit(_mean_return)")]
+    assert scores[0] == scores[1] and len(compiled) <= 1
+
+
 def test_one_candidate_without_a_number_ranks_last(begun: tuple) -> None:
     search, params, state = begun
     key = jax.random.key(0)

@@ -187,6 +187,6 @@ def bad_score(value: float) -> Inject:
 
     def inject(module: Any) -> None:
         score, count = module.dream_score, itertools.count(1)
-        module.dream_score = lambda *a: score(*a) if next(count) == 1 else np.float32(value)
+        module.dream_score = lambda *a: score(*a) if next(count) == 1 else value
 
     return inject

@@ -122,9 +122,14 @@ def run_generations(
     return jax.lax.fori_loop(0, count, generation, carry)
 
 
-@eqx.filter_jit
-def dream_score(evaluator: DreamEvaluator, controller: Controller) -> Float[Array, ""]:
+def dream_score(evaluator: DreamEvaluator, controller: Controller) -> float:
     """Mean return of a controller on [z, h] in dreams that are always the same."""
+    # As NumPy arrays: JAX compiles again for arrays from another place.
+    return float(_mean_return(evaluator, jax.device_get(controller)))
+
+
+@eqx.filter_jit
+def _mean_return(evaluator: DreamEvaluator, controller: Controller) -> Float[Array, ""]:
     evaluator = eqx.tree_at(lambda e: e.origin, evaluator, controller)
     zero = Controller(evaluator.whitening.components)
     points = jax.tree.map(lambda x: x[None], zero)
