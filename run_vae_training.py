@@ -124,8 +124,7 @@ def draw(settings: Settings, vae: ConvVAE, frames: np.ndarray) -> None:
     records = read_metrics(settings.run_dir / "vae.metrics.jsonl")
     plot_curves(settings.run_dir / "vae.png", records, panels)
     shown = frames[np.linspace(0, len(frames) - 1, SHOWN_FRAMES).astype(int)]
-    mu, _ = jax.vmap(vae.encode)(shown)
-    decoded = to_uint8(jax.vmap(vae.decode)(mu))
+    decoded = to_uint8(eqx.filter_jit(lambda vae, x: vae.decode(vae.encode(x)[0]))(vae, shown))
     half = SHOWN_FRAMES // 2
     rows = [shown[:half], decoded[:half], shown[half:], decoded[half:]]
     save_image(tile_images(rows), settings.run_dir / "vae_reconstructions.png")
