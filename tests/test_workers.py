@@ -1,6 +1,7 @@
 """Worker processes that die, hang, raise or lose their parent, with real processes."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -157,6 +158,17 @@ def test_a_worker_that_hangs_is_replaced_and_its_task_redone(tmp_path: Path) -> 
 def test_what_a_task_raises_is_raised_here_and_not_tried_again(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="task 5 cannot be done"):
         list(run_tasks(complain, [(5, "")], workers=1))
+
+
+def test_a_machine_without_semaphores_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose /dev/shm belongs to another user."""
+
+    def refused(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("_multiprocessing.SemLock", refused)
+    with pytest.raises(UserError, match=r"worker processes \(Permission denied\).* /dev/shm"):
+        list(run_tasks(square, [(1, "")], 1))
 
 
 def test_workers_have_one_thread_and_no_accelerator(

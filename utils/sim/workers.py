@@ -124,6 +124,11 @@ class LocalPool:
             return self._processes.schedule(function, args=(task,), timeout=timeout)
         except BrokenProcessPool as error:  # no process could be started; raise the cause
             raise error.__cause__ or error from None
+        except OSError as error:
+            raise UserError(
+                f"cannot start worker processes ({error.strerror}); on Linux they need a writable "
+                "/dev/shm"
+            ) from error
 
     def end(self) -> None:
         """End the processes, at work or not."""
