@@ -1,12 +1,15 @@
 """Sim2Real2Sim in rounds: what a round does, and that it goes on after a kill."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripts import KILL, Workshop
 
-from utils.io.checkpoints import read_header
+from tools import iterate
+from utils.io.checkpoints import load_rnn, read_header, save
 from utils.io.files import sha256_of
 from utils.io.records import read_metrics
 
@@ -43,6 +46,25 @@ def test_a_round_drives_the_agent_and_lets_m_and_c_go_on(
     evaluation = json.loads((iterated.run_dir / "rounds" / "1" / "evaluation.json").read_text())
     assert records[1]["mean"] == evaluation["mean"]
     assert (iterated.run_dir / "rounds.png").stat().st_size > 5000
+
+
+def test_a_round_encodes_what_its_m_learns_from(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = workshop.copy(tmp_path, "run").run_dir
+    header, rnn = load_rnn(run_dir / "rnn.eqx")
+    del header.settings["mirror"]
+    values: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr(
+        iterate, "run_script", lambda _, script, **v: values.update({script.__name__: v})
+    )
+    # The M of an earlier version has no such setting, and goes on with the default.
+    cases: list[tuple[dict[str, Any], bool]] = [({"mirror": False}, False), ({}, True)]
+    for number, (recorded, mirror) in enumerate(cases, 1):
+        now = dataclasses.replace(header, settings={**header.settings, **recorded})
+        save(run_dir / "rnn.eqx", now, rnn)
+        iterate.run_round(iterate.Settings(data_dir=tmp_path, run_dir=run_dir), number)
+        assert values["process_data"] == {"mirror": mirror}
 
 
 def test_rounds_that_are_done_are_not_done_again(iterated: Workshop) -> None:

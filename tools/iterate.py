@@ -88,7 +88,7 @@ def run_round(settings: Settings, number: int) -> None:
             flags = {"episodes": count, "workers": settings.workers}
             if count:
                 run_script(settings, collect_data, mode=mode, **flags)
-        run_script(settings, process_data, mirror=learning["mirror"])
+        run_script(settings, process_data, mirror=train_rnn.Settings(**learning).mirror)
     recorded = read_header(agent.controller).settings
     evolution = restore_settings(recorded, train_dream.Settings, agent.controller)
     # A run that began before there was a second M goes on without it.
