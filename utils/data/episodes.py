@@ -75,9 +75,11 @@ def latent_schema(latent: int) -> dict[str, tuple[str, Shape]]:
     Args:
         latent: dimensions of V's latent.
     """
-    frames = {name: ("float32", ("T+1", latent)) for name in ("mu", "logvar")}
-    mirrored = {f"mirror_{name}": ("float32", ("T+1 or 0", latent)) for name in frames}
-    return {**frames, **mirrored, **STEP_SCHEMA}
+    schema: dict[str, tuple[str, Shape]] = {}
+    for name in LATENT_ARRAYS:
+        rows = "T+1 or 0" if name.startswith("mirror_") else "T+1"
+        schema[name] = ("float32", (rows, latent))
+    return {**schema, **STEP_SCHEMA}
 
 
 def write_episode(path: Path, episode: Episode) -> None:
