@@ -2,10 +2,11 @@
 # Run the tests on every Python of this machine, 3.10 to 3.13, with the lowest and the latest
 # dependencies, and write the results to docs/matrix.md.
 #
-#     tests/matrix.sh                                  # everything: hours
+#     tests/matrix.sh --numprocesses 2 --dist loadfile    # everything: more than an hour
 #     PYTHONS="3.10 3.13" LEVELS=latest tests/matrix.sh tests/test_files.py -k lock
 #
-# Arguments go to pytest. The virtual environments lie in $MATRIX_DIR, outside of the checkout.
+# Arguments go to pytest. The virtual environments and the results lie in $MATRIX_DIR, outside of the
+# checkout. Rerun the same command at the same commit to resume: what is done is not run again.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=${MATRIX_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/world-models-matrix}
@@ -37,23 +38,26 @@ print(int(suite["tests"]) - failed - skipped, failed, skipped, sep=" | ")
 PYTHON
 }
 
+commit=$(git rev-parse --short HEAD)
+results=$folder/results-$commit-$(echo "$*" | cksum | cut -d " " -f 1)
+mkdir -p "$results"
 rows=() status=0
 for version in ${PYTHONS:-3.10 3.11 3.12 3.13}; do
     python=$(python_of "$version")
     [ -n "$python" ] || { echo "Python $version is not on this machine"; continue; }
     for level in ${LEVELS:-lowest latest}; do
-        venv=$folder/$version-$level xml=$folder/$version-$level.xml
+        venv=$folder/$version-$level xml=$results/$version-$level.xml
         echo "Python $version, $level dependencies"
-        rm -f "$xml"
         [ -d "$venv" ] || "$python" -m venv "$venv"
-        row="| $(date -I) | $("$python" -c 'import platform; print(platform.python_version())') | $level"
+        row="| $("$python" -c 'import platform; print(platform.python_version())') | $level"
         if install "$venv" "$level"; then
             jax=$("$venv/bin/python" -c 'import jax; print(jax.__version__)')
-            "$venv/bin/python" -m pytest --quiet --junitxml "$xml" "$@" || status=1
-            rows+=("$row | $jax | $(results_of "$xml") |")
+            [ -s "$xml" ] || "$venv/bin/python" -m pytest --quiet --junitxml "$xml" "$@"
+            counts=$(results_of "$xml") && [[ $counts == *"| 0 |"* ]] || status=1
+            rows+=("$row | $jax | $counts | $(date -r "$xml" +%F) |")
         else
             status=1
-            rows+=("$row | could not be installed | | | |")
+            rows+=("$row | could not be installed | | | | $(date -I) |")
         fi
     done
 done
@@ -61,9 +65,9 @@ done
 {
     echo "# Python and JAX versions"
     echo
-    echo "Made by \`tests/matrix.sh${*:+ $*}\` on $(uname -sm)."
+    echo "Made by \`tests/matrix.sh${*:+ $*}\` at commit $commit on $(uname -sm)."
     echo
-    echo "| date | Python | dependencies | JAX | passed | failed | skipped |"
+    echo "| Python | dependencies | JAX | passed | failed | skipped | date |"
     echo "|---|---|---|---|---|---|---|"
     printf '%s\n' "${rows[@]}"
 } > "$table"
