@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from utils.data.episodes import FRAME_SHAPE, Episode, write_episode
 from utils.data.splits import TRAINING
 from utils.io.index import INDEX_NAME, TICK_NS
 from utils.settings import parse
+from utils.sim.rollouts import provenance_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MODE = "random"
@@ -43,9 +45,9 @@ MODE = "random"
 STAGES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "collect_data": ((), None),
     "process_data": (("vae",), None),
-    "run_vae_training": ((), "make_step"),
-    "train_rnn": (("vae",), "make_step"),
-    "train_dream": (("vae", "rnn"), "run_generations"),
+    "run_vae_training": ((), "run_vae_training.make_step"),
+    "train_rnn": (("vae",), "train_rnn.make_step"),
+    "train_dream": (("vae", "rnn"), "utils.search.evolution.run_generations"),
 }
 INDEX, NO_INDEX = "with its index", "without"
 
@@ -53,7 +55,7 @@ INDEX, NO_INDEX = "with its index", "without"
 def synthetic_episode(track: int, steps: int) -> Episode:
     """An episode of blocks and noise, which collect_data.py takes for one of its own."""
     rng = np.random.default_rng(track)
-    settings = collect_data.Settings(mode=MODE)
+    settings = collect_data.driving_settings(MODE, collect_data.Settings(mode=MODE))
     return Episode(
         frames=rng.integers(0, 256, (steps + 1, 4, 4, 3), np.uint8).repeat(16, 1).repeat(16, 2),
         actions=rng.random((steps, 3), np.float32),
@@ -62,7 +64,7 @@ def synthetic_episode(track: int, steps: int) -> Episode:
         truncated=np.arange(steps) == steps - 1,
         lap_finished=False,
         seed=track,
-        provenance=collect_data.identity_of(MODE, settings, None),
+        provenance=provenance_of(MODE, settings, None),
     )
 
 
@@ -99,8 +101,8 @@ def start(stage: str, flags: list[str]) -> None:
 
     atexit.register(print_peak)
     if first_call is not None:
-        made: Callable[..., Any] = stop if first_call == "run_generations" else lambda *_: stop
-        setattr(script, first_call, made)
+        made: Callable[..., Any] = (lambda *_: stop) if first_call.endswith("make_step") else stop
+        mock.patch(first_call, made).start()
     sys.argv = [f"{stage}.py", *flags]
     runtime.run(script.main, parse(script.Settings, script.__doc__, script.PRESETS))
 
@@ -115,7 +117,7 @@ def measure(stage: str, folder: Path, episodes: int) -> dict[str, float]:
     """Wall time, processor time in seconds and peak memory in MB of the process of a stage."""
     arguments = command(stage, folder, episodes)
     begun, used = time.perf_counter(), cpu_seconds_of_children()
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=600)
     seconds, used = time.perf_counter() - begun, cpu_seconds_of_children() - used
     if done.returncode:
         raise SystemExit(f"{stage} failed: {done.stderr}")

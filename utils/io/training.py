@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import equinox as eqx
+
 from utils.io import checkpoints
 from utils.io.checkpoints import Header
 from utils.io.records import Metrics
@@ -91,6 +93,7 @@ class Training:
         `build` makes a new model, `load` reads a finished one, and `wrap` adds the optimiser's
         state to a model.
         """
+        build = eqx.filter_jit(build)  # one program compiles faster than many
         if self.plan.action == "resume":
             kind = f"{self.kind} training"
             return checkpoints.load(self.saved, kind, lambda _: wrap(build()))[1]
