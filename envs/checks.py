@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Space
+from jax._src.xla_bridge import backends_are_initialized  # JAX has no public name for it
 
 ACTION_SPACE = Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32))  # steer, gas, brake
 FRAME_SHAPE = (64, 64, 3)
 OBSERVATIONS = ("latent", "pixels")
 MAX_SEED = 2**32 - 1  # JAX's keys are made of 32 bits: a larger seed would repeat a smaller one
-
-_models_loaded_in: int | None = None  # the process that first ran JAX for an environment
 
 
 def check_observation(observation: str) -> None:
@@ -60,19 +59,37 @@ def check_was_reset(state: Any) -> None:
 
 
 def was_forked() -> bool:
-    """Whether this process was forked from one that has run an environment's models.
+    """Whether this process was forked from one in which JAX had started, by whomever.
 
     JAX's threads do not survive a fork: computing anything in such a process would hang for ever.
-    The first call marks the process as one that runs models.
     """
-    global _models_loaded_in
-    if _models_loaded_in is None:
-        _models_loaded_in = os.getpid()
-    return _models_loaded_in != os.getpid()
+    return _forked
 
+
+def check_not_forked() -> None:
+    """RuntimeError if JAX cannot compute in this process."""
+    if _forked:
+        raise RuntimeError(FORKED)
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = _forked or backends_are_initialized()
+
+
+def _has_one_thread() -> bool:
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:  # not Linux, where processes are not forked by default
+        return False
+
+
+# A forked process may import this module first: JAX has started there, but has no threads.
+_forked = backends_are_initialized() and _has_one_thread()
+os.register_at_fork(after_in_child=_note_fork)
 
 FORKED = (
     "JAX cannot run in a process forked from one that has used it: give gymnasium.make_vec "
-    'vectorization_mode="vector_entry_point", which is faster, or '
-    'vector_kwargs={"context": "spawn"}'
+    'vectorization_mode="vector_entry_point", which is faster, or start the processes by "spawn", '
+    'as with vector_kwargs={"context": "spawn"} or SubprocVecEnv(..., start_method="spawn")'
 )

@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8, UInt32
 
 from envs.checks import (
     ACTION_SPACE,
-    FORKED,
     MAX_SEED,
     check_actions,
+    check_not_forked,
     check_observation,
     check_seed,
     check_was_reset,
@@ -97,7 +97,9 @@ class Dream(eqx.Module):
         key, noise_key, outcome_key = jax.random.split(state.key, 3)
         noise = mixture_noise(noise_key, (self.rnn.latent,))
         dream, prediction = imagine(self.rnn, state.dream, action, noise, self.temperature)
-        reward, failed = sample_outcome(prediction, jax.random.uniform(outcome_key))
+        reward, failed = sample_outcome(
+            prediction, jax.random.uniform(outcome_key, dtype=jnp.float32)
+        )
         return EnvState(dream, key), reward, failed, jax.nn.sigmoid(prediction.end_logit)
 
 
@@ -184,8 +186,7 @@ class DreamCarRacing(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a new dream; there are no options. `seed` is between 0 and 2³² − 1."""
-        if self.dream is None:
-            raise RuntimeError(FORKED)
+        check_not_forked()
         seed = None if seed is None else check_seed(seed)
         super().reset(seed=seed)
         if seed is None and self.state is not None:
@@ -197,6 +198,7 @@ class DreamCarRacing(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One imagined step of 1/50 s. Actions are clipped to the action space."""
+        check_not_forked()
         check_was_reset(self.state)
         action = check_actions(action, ACTION_SPACE.shape)
         self.state, *outcome = _step_and_observe(self.dream, self.state, action[None])
@@ -207,6 +209,7 @@ class DreamCarRacing(gymnasium.Env):
         """V's decoding of z, uint8 (64, 64, 3)."""
         if self.render_mode is None:
             return None
+        check_not_forked()
         check_was_reset(self.state)
         return np.array(self.dream.decode(self.state.dream.z))[0]
 

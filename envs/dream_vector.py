@@ -15,13 +15,12 @@ from jaxtyping import Array, Bool
 from envs import DREAM_STEPS
 from envs.checks import (
     ACTION_SPACE,
-    FORKED,
     MAX_SEED,
     check_actions,
+    check_not_forked,
     check_seed,
     check_was_reset,
     observation_space,
-    was_forked,
 )
 from envs.dream import METADATA, EnvState, load_dream
 
@@ -43,8 +42,7 @@ class DreamCarRacingVector(VectorEnv):
         render_mode: str | None = None,
         **arguments: Any,
     ):
-        if was_forked():
-            raise RuntimeError(FORKED)
+        check_not_forked()
         self.dream = load_dream(run_dir, **arguments)
         self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -70,6 +68,7 @@ class DreamCarRacingVector(VectorEnv):
         An integer seeds dream i with seed + i; every dream's seed is between 0 and 2³² − 1. Without
         a seed, new dreams are determined by the keys of the old ones.
         """
+        check_not_forked()
         seeds = None if seed is None else self._check_seeds(seed)
         super().reset(seed=None if seed is None else int(seeds[0]))
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
@@ -90,6 +89,7 @@ class DreamCarRacingVector(VectorEnv):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One imagined step of 1/50 s in every dream. Actions are clipped to the action space."""
+        check_not_forked()
         check_was_reset(self.state)
         resets, before = self.ended, self.state
         if resets.any() and self.autoreset_mode == AutoresetMode.DISABLED:
@@ -113,6 +113,7 @@ class DreamCarRacingVector(VectorEnv):
         """V's decoding of each dream's z, uint8 (64, 64, 3) each."""
         if self.render_mode is None:
             return None
+        check_not_forked()
         check_was_reset(self.state)
         return tuple(np.array(self.dream.decode(self.state.dream.z)))
 

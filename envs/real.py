@@ -9,8 +9,8 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 
 from envs.checks import (
     ACTION_SPACE,
-    FORKED,
     check_actions,
+    check_not_forked,
     check_observation,
     check_was_reset,
     observation_space,
@@ -59,8 +59,7 @@ class RealCarRacing(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start on the track `seed`, with M's initial state."""
-        if self.models is None:
-            raise RuntimeError(FORKED)
+        check_not_forked()
         super().reset(seed=seed)
         picture, info = self.environment.reset(seed=seed, options=options)
         _, rnn = self.models
@@ -69,6 +68,7 @@ class RealCarRacing(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One real step of 1/50 s. Actions are clipped to the action space."""
+        check_not_forked()
         check_was_reset(self.memory)
         action = check_actions(action, ACTION_SPACE.shape)
         action = np.clip(action, ACTION_SPACE.low, ACTION_SPACE.high)

@@ -15,8 +15,8 @@ class Controller(eqx.Module):
 
     def __init__(self, features: int):
         # Zeros steer straight ahead at half gas without braking: the starting point of the search.
-        self.weight = jnp.zeros((features, ACTION_SIZE))
-        self.bias = jnp.zeros(ACTION_SIZE)
+        self.weight = jnp.zeros((features, ACTION_SIZE), jnp.float32)
+        self.bias = jnp.zeros(ACTION_SIZE, jnp.float32)
 
     def __call__(
         self, z: Float[Array, "*batch latent"], hidden: Float[Array, "*batch hidden"]

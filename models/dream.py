@@ -83,7 +83,7 @@ def dream_return(
         reward = survival * (alive * earned + (1 - alive) * FAILURE_REWARD)
         return (state, survival * alive), reward
 
-    _, rewards = jax.lax.scan(step, (start, jnp.ones(())), noise)
+    _, rewards = jax.lax.scan(step, (start, jnp.ones((), jnp.float32)), noise)
     return rewards.sum()
 
 

@@ -127,7 +127,8 @@ class MixtureNoise(NamedTuple):
 def mixture_noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> MixtureNoise:
     """Noise for samples of the given shape; its last axis is the latent."""
     choice_key, normal_key = jax.random.split(key)
-    return MixtureNoise(jax.random.uniform(choice_key, shape), jax.random.normal(normal_key, shape))
+    choice = jax.random.uniform(choice_key, shape, jnp.float32)  # also in JAX's 64-bit mode
+    return MixtureNoise(choice, jax.random.normal(normal_key, shape, jnp.float32))
 
 
 def sample_mixture(

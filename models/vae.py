@@ -72,7 +72,7 @@ def sample_latent(
     mu: Float[Array, "*shape"], logvar: Float[Array, "*shape"], key: PRNGKeyArray
 ) -> Float[Array, "*shape"]:
     """z ~ N(mu, exp(logvar)), by the reparameterisation of Kingma & Welling 2014."""
-    return mu + jnp.exp(logvar / 2) * jax.random.normal(key, mu.shape)
+    return mu + jnp.exp(logvar / 2) * jax.random.normal(key, mu.shape, mu.dtype)
 
 
 def kl_divergence(

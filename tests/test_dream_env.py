@@ -275,6 +275,78 @@ if __name__ == "__main__":
     assert shape == f"(2, {LATENT + HIDDEN})"
 
 
+FORKED_AFTER = {
+    "its own use": "run_all = [use(name) for name in NAMES] + [use_vector()]",
+    "another's use": """
+import jax, jax.numpy as jnp
+jax.jit(lambda x: x @ x)(jnp.ones((300, 300))).block_until_ready()
+run_all = [lambda: gymnasium.make(NAMES[0], run_dir=RUN_DIR).reset(seed=0)]
+""",
+}
+
+
+@pytest.mark.parametrize("before", FORKED_AFTER)
+def test_an_environment_in_a_forked_process_fails_at_once(run_dir: Path, before: str) -> None:
+    program = f"""
+import multiprocessing, gymnasium, numpy as np
+NAMES, RUN_DIR, ACTION = {(DREAM, REAL)!r}, {str(run_dir)!r}, np.zeros(3, np.float32)
+def use(name):
+    environment = gymnasium.make(name, run_dir=RUN_DIR)
+    environment.reset(seed=0)
+    return lambda: environment.step(ACTION)
+def use_vector():
+    environments = gymnasium.make_vec(NAMES[0], 2, run_dir=RUN_DIR)
+    return lambda: environments.reset(seed=0)
+{FORKED_AFTER[before]}
+for run in run_all:
+    def report():
+        try:
+            run()
+        except RuntimeError as error:
+            print("refused:", error)
+    child = multiprocessing.get_context("fork").Process(target=report)
+    child.start()
+    child.join(60)
+    child.kill()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == (3 if before == "its own use" else 1)
+    assert all("refused: JAX cannot run in a process forked" in line for line in said)
+
+
+def test_64_bit_mode_changes_nothing(run_dir: Path) -> None:
+    """A user's program may need JAX's 64-bit mode for its own computations."""
+    program = f"""
+import gymnasium, numpy as np
+for environment in (
+    gymnasium.make({DREAM!r}, run_dir={str(run_dir)!r}),
+    gymnasium.make({REAL!r}, run_dir={str(run_dir)!r}),
+    gymnasium.make_vec({DREAM!r}, 2, run_dir={str(run_dir)!r}),
+):
+    action = np.zeros(environment.action_space.shape, np.float32)
+    for values in (environment.reset(seed=1)[0], *environment.step(action)[:2]):
+        print(getattr(values, "dtype", ""), np.asarray(values).tobytes().hex())
+"""
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "JAX_ENABLE_X64": x64},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for x64 in ("0", "1")
+    ]
+    assert found[0] == found[1] and found[0].count("float32") == 7  # the dreams' rewards, too
+
+
 def test_pixels_are_vs_decoding_of_z(run_dir: Path) -> None:
     arguments = {"run_dir": run_dir, "render_mode": "rgb_array"}
     envs = gymnasium.make_vec(DREAM, 2, observation="pixels", **arguments)

@@ -108,6 +108,29 @@ runtime.run(lambda settings: print(runtime.describe_device()), CommonSettings())
         assert part in lines[-1]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train_dream.py"],
+        ["-m", "tools.reproduce"],
+        ["-m", "tools.report", "--run-dir", "pretrained", "--output", "{output}"],
+        ["-c", "import gymnasium; gymnasium.make('envs:DreamCarRacing-v0', run_dir='pretrained')"],
+    ],
+)
+def test_every_program_says_that_a_device_is_missing(command: list[str], tmp_path: Path) -> None:
+    command = [word.format(output=tmp_path / "page.html") for word in command]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no device for JAX_PLATFORMS=cuda" in done.stderr.splitlines()[-1], done.stderr
+    assert command[0] == "-c" or "Traceback" not in done.stderr
+
+
 def allocate_by_jax() -> None:
     jax.jit(lambda n: jnp.ones(2**46, jnp.uint8) + n)(3).block_until_ready()
 

@@ -34,6 +34,8 @@ def run(main: Callable[[SettingsT], None], settings: SettingsT) -> typing.NoRetu
     configure_precision()
     code, message = 0, ""
     try:
+        if "jax" in sys.modules:  # not loaded by scripts that drive without a model
+            find_device()
         main(settings)
     except (KeyboardInterrupt, SystemExit) as stop:
         # A second Ctrl-C must not change the exit code or interrupt the shutdown of workers.
@@ -117,15 +119,22 @@ def progress(total: int, unit: str, initial: int = 0, label: str | None = None) 
     )
 
 
-def describe_device() -> str:
-    """The JAX device in use, for the first line that a script prints."""
+def find_device() -> Any:
+    """JAX's first device. Raises UserError if there is none of the platforms in JAX_PLATFORMS."""
     import jax  # here, because scripts that need no model start faster without JAX
 
     try:
-        device = jax.devices()[0]
+        return jax.devices()[0]
     except (AssertionError, RuntimeError) as error:  # JAX asserts if its CUDA plugin is missing
         config: Any = jax.config  # its settings are not declared
         raise UserError(_explain_missing_device(config.jax_platforms, str(error))) from error
+
+
+def describe_device() -> str:
+    """The JAX device in use, for the first line that a script prints."""
+    import jax
+
+    device = find_device()
     cores = f", {default_workers()} cores" if device.platform == "cpu" else ""
     return f"JAX {jax.__version__} on {device.platform} ({device.device_kind}{cores})"
 

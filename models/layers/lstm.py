@@ -53,7 +53,7 @@ class LSTMCell(eqx.Module):
     def initial_state(self, *batch: int) -> LSTMState:
         """Zeros, leaves (*batch, hidden)."""
         shape = (*batch, self.weight_hh.shape[0])
-        return LSTMState(jnp.zeros(shape), jnp.zeros(shape))
+        return LSTMState(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     def step(self, state: LSTMState, x: Float[Array, "*batch inputs"]) -> LSTMState:
         """One step."""

@@ -57,8 +57,10 @@ class StartStates(NamedTuple):
     ) -> DreamState:
         """One state, leaves without a batch axis. The shares are the groups' probabilities."""
         group_key, *keys = jax.random.split(key, 4)
-        u = jax.random.uniform(group_key)
-        bounds = jnp.array([reset_share, reset_share + (1 - reset_share) * on_policy_share])
+        u = jax.random.uniform(group_key, dtype=jnp.float32)
+        bounds = jnp.array(
+            [reset_share, reset_share + (1 - reset_share) * on_policy_share], jnp.float32
+        )
         group = (u >= bounds).sum()
         parts = [_pick(k, part, 1) for k, part in zip(keys, self, strict=True)]
         return jax.tree.map(lambda *x: jnp.concatenate(x)[group], *parts)
@@ -72,7 +74,7 @@ class StartStates(NamedTuple):
 
 
 def _pick(key: PRNGKeyArray, group: DreamState, count: int) -> DreamState:
-    chosen = jax.random.randint(key, (count,), 0, group.z.shape[0])
+    chosen = jax.random.randint(key, (count,), 0, group.z.shape[0], jnp.int32)
     return jax.tree.map(lambda x: x[chosen], group)
 
 

@@ -25,6 +25,7 @@ from models.vae import ConvVAE
 from utils.errors import UserError
 from utils.io.files import READ_ERRORS, open_regular, sha256_of_rest, write_atomically
 from utils.io.renames import with_current_names
+from utils.runtime import find_device
 
 FORMAT = "world-model-checkpoint 1"
 MAX_HEADER_BYTES = 1_000_000
@@ -77,8 +78,10 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
         kind: the expected `Header.kind`.
         build: gives a tree of the right shapes for a header. It is traced, not computed.
 
-    Raises UserError if the file is missing, damaged, or of another kind or architecture.
+    Raises UserError if the file is missing, damaged, or of another kind or architecture, or if JAX
+    finds no device.
     """
+    find_device()
     with _opened(path) as file:
         header, sha256 = _parse(path, file.readline(MAX_HEADER_BYTES))
         if header.kind != kind:
@@ -98,6 +101,8 @@ def load(path: Path, kind: str, build: Callable[[Header], TreeT]) -> tuple[Heade
             tree = eqx.tree_deserialise_leaves(stream, shapes, _read_leaf)
             if stream.read(1):
                 raise ValueError("the file has more leaves")
+        except jax.errors.JaxRuntimeError:  # of the device, such as too little memory
+            raise
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} holds a {kind} of another architecture: {reason}") from error

@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from evosax.algorithms import CMA_ES
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.controller import Controller, Whitening
@@ -67,13 +66,16 @@ def fit_whitening(start_states: StartStates, components: int, masked: int = 0) -
     return Whitening(*(jnp.asarray(x, jnp.float32) for x in (mean, scale, basis)))
 
 
-def initial_search(settings: Any, components: int, key: PRNGKeyArray) -> tuple[CMA_ES, Any, Any]:
+def initial_search(settings: Any, components: int, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
     """The search, its parameters and its state before the first generation.
 
     Args:
         settings: of train_dream.py.
         components: inputs of a controller in the search space, `Whitening.components`.
     """
+    # Here, because this import computes, and without a device that must fail in runtime.run.
+    from evosax.algorithms import CMA_ES
+
     zero = Controller(components)
     search = CMA_ES(population_size=settings.candidates, solution=zero)
     params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
@@ -91,7 +93,7 @@ def as_returned(state: Any, settings: Any) -> Any:
 
 @eqx.filter_jit
 def run_generations(
-    search: CMA_ES,
+    search: Any,
     params: Any,
     state: Any,
     evaluator: DreamEvaluator,
