@@ -24,7 +24,7 @@ from utils.data.splits import AGENT_MODES, MODES, TRAINING
 from utils.io.files import locked
 from utils.io.records import timed
 from utils.io.run_folder import find_agent
-from utils.runtime import default_workers, progress
+from utils.runtime import default_workers, format_score, progress
 from utils.settings import ReaderSettings, parse, setting
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
 from utils.sim.rollouts import drive_all, provenance_of
@@ -169,8 +169,8 @@ def collect(tasks: list[DriveTask], workers: int, cluster: str | None) -> None:
             bar.set_postfix(score=f"{np.mean(scores):.0f}", steps=steps, refresh=False)
     if tasks:
         print(
-            f"{len(tasks)} episodes, {steps} steps: score {np.mean(scores):.1f} ± "
-            f"{np.std(scores):.1f}, {laps} laps finished, {left} left the playfield"
+            f"{len(tasks)} episodes, {steps} steps: score {format_score(scores)}, "
+            f"{laps} laps finished, {left} left the playfield"
         )
 
 

@@ -25,7 +25,7 @@ from utils.io.files import locked, write_json
 from utils.io.hub import require_local
 from utils.io.records import append_record, timed
 from utils.io.run_folder import AgentFiles, find_agent
-from utils.runtime import default_workers, describe_device, format_number, progress
+from utils.runtime import default_workers, describe_device, format_number, format_score, progress
 from utils.settings import ReaderSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
@@ -33,6 +33,10 @@ from utils.sim.rollouts import drive_all, package_versions
 from utils.sim.tasks import DriveResult, DriveTask
 from utils.sim.workers import kept_workers
 from utils.viz.video import replay, write_grid, write_plot, write_video
+
+
+class MissingMediaError(UserError):
+    """A film or a picture could not be made; the scores and all others are written."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ BOOTSTRAP_SAMPLES = 10_000
 def summarise(outcomes: list[DriveResult]) -> dict[str, Any]:
     """Scores by track, their mean, median and standard deviation, and an interval of the mean.
 
-    The interval is 95%, by bootstrap. It is unknown, [None, None], for a single track.
+    The interval is 95%, by bootstrap. Of a single track it is not known, [None, None], nor is the
+    standard deviation, None.
     """
     scores = np.array([outcome.score for outcome in outcomes])
     draws = np.random.default_rng(0).choice(scores, (BOOTSTRAP_SAMPLES, len(scores)))
@@ -84,7 +89,7 @@ def summarise(outcomes: list[DriveResult]) -> dict[str, Any]:
         "scores": scores.tolist(),
         "mean": float(scores.mean()),
         "median": float(np.median(scores)),
-        "std": float(scores.std()),
+        "std": float(scores.std()) if len(scores) > 1 else None,
         "interval": interval if len(scores) > 1 else [None, None],
         "steps": [outcome.steps for outcome in outcomes],
         "finished": [outcome.lap_finished for outcome in outcomes],
@@ -108,8 +113,9 @@ def drive_tracks(tasks: list[DriveTask], workers: int, label: str) -> list[Drive
 def describe(name: str, summary: dict[str, Any]) -> str:
     """The summary in one line."""
     low, high = (format_number(bound, ".0f") for bound in summary["interval"])
+    count = len(summary["scores"])
     return (
-        f"{name}: {summary['mean']:.1f} ± {summary['std']:.1f} on {len(summary['scores'])} tracks "
+        f"{name}: {format_score(summary['scores'])} on {count} track{'s' * (count > 1)} "
         f"(95% interval of the mean {low} … {high}), median {summary['median']:.0f}, "
         f"{sum(summary['lost'])} lost, {sum(summary['finished'])} laps finished, "
         f"{np.mean(summary['steps']):.0f} steps"
@@ -139,7 +145,7 @@ def main(settings: Settings) -> None:
         print(describe("the agent", evaluation))
         print(f"{output / 'evaluation.json'}")
         if failures:
-            raise failures[0]
+            raise MissingMediaError(str(failures[0]))
 
 
 @kept_workers()
@@ -186,7 +192,7 @@ def log_line(evaluation: dict[str, Any]) -> dict[str, Any]:
         "first_track": evaluation["tracks"][0],
         "episodes": len(evaluation["scores"]),
         "mean": round(evaluation["mean"], 1),
-        "std": round(evaluation["std"], 1),
+        "std": None if (std := evaluation["std"]) is None else round(std, 1),
         "laps_finished": sum(evaluation["finished"]),
         "mean_steps": round(float(np.mean(evaluation["steps"])), 1),
     }

@@ -16,6 +16,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from utils.output import protect_output
+from utils.runtime import format_score
+
 ROLLOUT = 50  # steps of each dream between two updates
 FIRST_TRACK = 80_000_000  # validation tracks
 
@@ -70,6 +73,7 @@ def drive(agent: Any, run_dir: str, track: int, steps: int) -> float:
 
 def main() -> None:
     """Learn in the dream, then drive."""
+    protect_output()
     parser = argparse.ArgumentParser(
         prog="python -m examples.ppo_in_the_dream",
         description=__doc__,
@@ -89,7 +93,8 @@ def main() -> None:
     for track in range(FIRST_TRACK, FIRST_TRACK + flags.tracks):
         scores.append(drive(agent, flags.run_dir, track, flags.real_steps))
         print(f"real track {track}: {scores[-1]:.0f}")
-    print(f"real score: {np.mean(scores):.0f} ± {np.std(scores):.0f} on {len(scores)} tracks")
+    if scores:
+        print(f"real score: {format_score(scores, '.0f')} on {len(scores)} tracks")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ import optax
 from gymnasium.wrappers.vector import NormalizeReward, RecordEpisodeStatistics
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from envs.checks import check_seed
+from utils.output import protect_output
+from utils.runtime import format_score
+
 FIRST_TRACK = 80_000_000  # validation tracks
 
 
@@ -202,6 +206,11 @@ def drive(agent: Agent, run_dir: str, track: int, steps: int) -> float:
     return score
 
 
+def seed(text: str) -> int:
+    """A seed that JAX and the environments take; ValueError, a usage error, of another."""
+    return check_seed(int(text))
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -213,7 +222,7 @@ def parse() -> argparse.Namespace:
     add("--run-dir", default="pretrained", help="folder of V, M and start states (pretrained)")
     add("--env", default="dream", choices=("dream", "real"), help="where to learn (dream)")
     add("--temperature", type=float, default=1.0, help="of the dream (1.0)")
-    add("--seed", type=int, default=0, help="of the weights, actions and first episodes (0)")
+    add("--seed", type=seed, default=0, help="of the weights, actions and first episodes (0)")
     add("--total-timesteps", type=int, default=500_000, help="steps to learn from (500000)")
     add("--num-envs", type=int, default=256, help="environments in parallel (256)")
     add("--num-steps", type=int, default=50, help="steps of each between updates (50)")
@@ -236,12 +245,14 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Learn, then drive real tracks that nothing was learned on."""
+    protect_output()
     flags = parse()
     agent, scores = learn(flags), []
     for track in range(FIRST_TRACK, FIRST_TRACK + flags.tracks):
         scores.append(drive(agent, flags.run_dir, track, flags.real_steps))
         print(f"real track {track}: {scores[-1]:.0f}", flush=True)
-    print(f"real score: {np.mean(scores):.0f} ± {np.std(scores):.0f} on {len(scores)} tracks")
+    if scores:
+        print(f"real score: {format_score(scores, '.0f')} on {len(scores)} tracks")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 from models.controller import Controller
 from utils.io.checkpoints import load_controller, read_header
 from utils.io.hub import fetch_run_folder
+from utils.output import protect_output
 
 
 def drive(
@@ -46,6 +47,7 @@ def drive(
 
 def main() -> None:
     """Print a row for each temperature."""
+    protect_output()
     parser = argparse.ArgumentParser(
         prog="python -m examples.temperature",
         description=__doc__,

@@ -13,6 +13,8 @@ import argparse
 import gymnasium
 import numpy as np
 
+from utils.output import protect_output
+
 FIRST_TRACK = 80_000_000  # validation tracks
 CAR_COLUMN = 31.5  # the car is always in the middle of the frame, at about row 47
 ROWS_AHEAD = (30, 36)  # where the controller looks at the road
@@ -53,6 +55,7 @@ def drive(track: int, observation: str, run_dir: str, steps: int) -> float:
 
 def main() -> None:
     """Drive some tracks and print the scores."""
+    protect_output()
     parser = argparse.ArgumentParser(
         prog="python -m examples.your_own_controller",
         description=__doc__,

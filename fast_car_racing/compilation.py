@@ -86,6 +86,10 @@ def _report(line: str) -> None:
 
 
 def _report_no_cache() -> None:
+    # Every worker compiles; the first one says so. Workers' names end with their number.
+    number = multiprocessing.current_process().name.rpartition("-")[2]
+    if multiprocessing.parent_process() and number.isdecimal() and int(number) > 1:
+        return
     tried = " or ".join(str(parent) for parent in cache_parents())
     _report(
         f"compiling in memory, 10 to 20 s in each process: cannot write to {tried}. "

@@ -185,7 +185,9 @@ def test_horizons_and_intervals_that_were_not_measured_are_unknown(workshop: Wor
     result = DriveResult(1, -64.2, 1000, False, False)
     summary = test_agent.summarise([result])
     assert summary["interval"] == [None, None]
-    assert "95% interval of the mean n/a … n/a" in test_agent.describe("the agent", summary)
+    described = test_agent.describe("the agent", summary)
+    assert described.startswith("the agent: -64.2 on 1 track (95% interval of the mean n/a … n/a)")
+    assert summary["std"] is None
 
 
 def test_running_again_says_finished_and_changes_nothing(own: Workshop) -> None:

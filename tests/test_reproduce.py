@@ -253,3 +253,25 @@ def test_a_stage_counts_its_interrupted_attempts(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert finished_stages(path) == {"V": 15.0}
+
+
+def test_without_ffmpeg_only_the_film_is_missing(
+    tiny: None, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(made, folder)
+    stages_path, report = (
+        folder / "run/reproduce" / name for name in ("stages.jsonl", "report.json")
+    )
+    lines = stages_path.read_text().splitlines(keepends=True)
+    assert json.loads(lines[-1])["stage"] == "test"
+    stages_path.write_text("".join(lines[:-1]))
+    report.unlink()
+    film = next((folder / "run").glob("*.mp4"))
+    film.unlink()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    with pytest.raises(UserError, match="cannot start ffmpeg"):
+        reproduce.main(settings(folder))
+    assert json.loads(report.read_text())["evaluation"]["scores"] and not film.exists()
+    reproduce.main(settings(folder))  # finished: nothing is driven again
+    assert not film.exists()

@@ -109,6 +109,7 @@ def score(settings: Settings, number: int) -> dict[str, Any]:
         episodes=settings.score_tracks,
         output_dir=folder,
         workers=settings.workers,
+        videos=0,
     )
     evaluation = json.loads((folder / "evaluation.json").read_text())
     low, high = evaluation["interval"]

@@ -144,6 +144,7 @@ def main(settings: Settings) -> None:
     """Run the stages that are not finished, then report."""
     folder = settings.run_dir / "reproduce"
     path = folder / "stages.jsonl"
+    missing: test_agent.MissingMediaError | None = None
     with locked(folder), kept_workers():
         begin(settings, path)
         recipe = stages(settings)
@@ -151,11 +152,16 @@ def main(settings: Settings) -> None:
             finished = finished_stages(path)
             if stage.name not in finished:
                 print(f"\n{progress_line(recipe, number, finished)}", flush=True)
-                run_stage(stage, path)
+                try:
+                    run_stage(stage, path)
+                except test_agent.MissingMediaError as error:  # the report has all but the film
+                    missing = error
         report = summary(settings, finished_stages(path))
         write_json(folder / "report.json", report)
         plot_run(settings.run_dir)
         print(f"\n{describe_report(report)}\n{folder / 'report.json'}")
+    if missing:
+        raise missing
 
 
 def begin(settings: Settings, path: Path) -> None:
@@ -191,6 +197,9 @@ def run_stage(stage: Stage, path: Path) -> None:
     try:
         stage.run()
         done = True
+    except test_agent.MissingMediaError:
+        done = True
+        raise
     finally:
         seconds = round(time.monotonic() - start, 1)
         add_record(path, {"stage": stage.name, "seconds": seconds, "done": done})

@@ -8,9 +8,10 @@ import dataclasses
 import math
 import os
 import signal
+import statistics
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,9 @@ def format_number(value: float | None, spec: str) -> str:
     if value is not None and not math.isnan(value):
         return format(value, spec)
     return format("n/a", f">{spec.split('.')[0].lstrip('+')}")
+
+
+def format_score(scores: Sequence[float], spec: str = ".1f", sign: str = "±") -> str:
+    """Mean ± standard deviation; of one score the mean alone, because its spread is not known."""
+    mean = format(statistics.fmean(scores), spec)
+    return f"{mean} {sign} {statistics.pstdev(scores):{spec}}" if len(scores) > 1 else mean

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.io.checkpoints import Header
+from utils.runtime import format_score
 
 LIBRARY = "jax"
 TAGS = ["CarRacing-v3", "reinforcement-learning", "world-models", "equinox", "cma-es", "gymnasium"]
@@ -70,7 +71,7 @@ def result_of(evaluation: dict[str, Any], hub: Any) -> Any:
         dataset_args={"first_track": tracks[0], "last_track": tracks[-1], "episodes": len(tracks)},
         metric_type="mean_reward",
         metric_name="mean_reward",
-        metric_value=f"{evaluation['mean']:.1f} +/- {evaluation['std']:.1f}",
+        metric_value=format_score(evaluation["scores"], sign="+/-"),
     )
 
 
@@ -80,10 +81,11 @@ def score_section(evaluation: dict[str, Any] | None) -> str:
         return "## Score\n\nNot measured."
     low, high = evaluation["interval"]
     interval = "" if low is None else f" (95% interval of the mean {low:.0f} … {high:.0f})"
+    measures = "mean" if low is None else "mean and standard deviation"
     versions = ", ".join(f"{name} {version}" for name, version in evaluation["versions"].items())
     return (
-        f"## Score\n\n**{evaluation['mean']:.1f} ± {evaluation['std']:.1f}**{interval}: mean and "
-        f"standard deviation of the return over {protocol_of(evaluation)}. Worst "
+        f"## Score\n\n**{format_score(evaluation['scores'])}**{interval}: {measures} of the "
+        f"return over {protocol_of(evaluation)}. Worst "
         f"{min(evaluation['scores']):.0f}; {sum(evaluation['finished'])} laps finished. "
         f"Measured by `test_agent.py` with {versions}; `evaluation.json` has every track."
     )

@@ -18,13 +18,12 @@ from tools.report.page import (
     duration,
     heading,
     missing,
-    show,
     table,
     video,
 )
 from tools.report.run_record import RunRecord
 from utils.data.episodes import read_episode
-from utils.runtime import format_number
+from utils.runtime import format_number, format_score
 from utils.viz.video import FRAMES_PER_SECOND
 
 TRACKS_BY_NAME = 24  # charts of more tracks omit their names
@@ -79,7 +78,7 @@ def glance(run: RunRecord) -> Section:
 
 def mean_and_std(summary: dict[str, Any]) -> str:
     """The mean and standard deviation of scores, in points."""
-    return f"{show(round(summary['mean']))} ± {summary['std']:.0f}"
+    return format_score(summary["scores"], ".0f").replace("-", "−")
 
 
 def drive(run: RunRecord) -> Section:
@@ -148,8 +147,7 @@ def score_chart(evaluation: dict[str, Any]) -> Raw:
     axes.set_yticks(rows if by_name else [], names if by_name else [])
     axes.set(xlabel="score", ylabel="track" if by_name else f"{len(values)} tracks")
     figure.legend(loc="outside upper left", ncols=2, fontsize=9, frameon=False)
-    mean, std = evaluation["mean"], evaluation["std"]
-    words = f"Scores on {len(values)} tracks, mean {mean:.0f}, standard deviation {std:.0f}"
+    words = f"Scores on {len(values)} tracks, mean {mean_and_std(evaluation)}"
     return chart("Line: mean. Band: 95% interval of the mean", figure, words)
 
 

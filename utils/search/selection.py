@@ -18,6 +18,7 @@ from utils.errors import UserError
 from utils.io.files import locked
 from utils.io.records import Metrics, read_metrics
 from utils.io.run_folder import AgentFiles
+from utils.runtime import format_score
 from utils.sim.env import MAX_STEPS
 from utils.sim.rollouts import drive_all, provenance_of
 from utils.sim.tasks import DriveResult, DriveTask
@@ -241,7 +242,7 @@ def describe(drives: Mapping[str, list]) -> str:
     """One line that summarises drives."""
     scores = np.array(drives["scores"])
     return (
-        f"{scores.mean():.1f} ± {scores.std():.1f} on {len(scores)} tracks, median "
+        f"{format_score(scores.tolist())} on {len(scores)} tracks, median "
         f"{np.median(scores):.0f}, {sum(drives['lost'])} lost, {sum(drives['finished'])} laps "
         f"finished, {np.mean(drives['steps']):.0f} steps"
     )
