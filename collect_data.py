@@ -24,8 +24,8 @@ from utils.data.splits import AGENT_MODES, MODES, TRAINING
 from utils.io.files import locked
 from utils.io.records import timed
 from utils.io.run_folder import find_agent
-from utils.runtime import default_workers, format_score, progress
-from utils.settings import ReaderSettings, parse, setting
+from utils.runtime import format_score, progress
+from utils.settings import DrivingSettings, ReaderSettings, parse, setting
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
 from utils.sim.rollouts import drive_all, provenance_of
 from utils.sim.tasks import DriveTask
@@ -40,7 +40,7 @@ MENU = {
 
 
 @dataclass(frozen=True)
-class Settings(ReaderSettings):
+class Settings(ReaderSettings, DrivingSettings):
     """The flags of this script."""
 
     mode: str | None = setting(None, "driving mode; by default a menu asks for it", choices=MODES)
@@ -48,10 +48,6 @@ class Settings(ReaderSettings):
     max_steps: int = setting(MAX_STEPS, "time limit of an episode, in steps of 1/50 s", minimum=1)
     exploration: float = setting(
         0.1, "iterative: standard deviation of the noise on each action", minimum=0.0
-    )
-    workers: int = setting(default_workers(), "processes, one core each", minimum=1)
-    dask: str | None = setting(
-        None, "drive on the workers of this Dask scheduler, such as tcp://host:8786"
     )
     env: str = setting(
         "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
@@ -151,16 +147,16 @@ def main(settings: Settings) -> None:
             )
             for track in tracks
         ]
-        collect(tasks, settings.workers, settings.dask)
+        collect(tasks, settings.drive_on)
         if tasks:
             update_index(folder.parent, EPISODE_SCHEMA)
 
 
-def collect(tasks: list[DriveTask], workers: int, cluster: str | None) -> None:
+def collect(tasks: list[DriveTask], workers: int | str) -> None:
     """Drive all tasks in parallel and print a summary."""
     scores, steps, laps, left = [], 0, 0, 0
     with progress(len(tasks), "episode") as bar:
-        for _, outcome in drive_all(tasks, workers, cluster):
+        for _, outcome in drive_all(tasks, workers):
             scores.append(outcome.score)
             steps += outcome.steps
             laps += outcome.lap_finished

@@ -21,6 +21,7 @@ import numpy as np
 
 from models.vae import ConvVAE
 from utils import runtime
+from utils.cpus import default_workers
 from utils.data.episodes import (
     EPISODE_SCHEMA,
     FRAME_SHAPE,
@@ -39,7 +40,7 @@ from utils.io.files import locked, sha256_of
 from utils.io.hub import fetch_run_folder
 from utils.io.npz import CorruptFileLog, write_arrays
 from utils.io.records import timed
-from utils.runtime import default_workers, describe_device, progress
+from utils.runtime import describe_device, progress
 from utils.settings import ReaderSettings, parse, setting
 
 

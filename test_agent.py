@@ -25,8 +25,8 @@ from utils.io.files import locked, write_json
 from utils.io.hub import require_local
 from utils.io.records import append_record, timed
 from utils.io.run_folder import AgentFiles, find_agent
-from utils.runtime import default_workers, describe_device, format_number, format_score, progress
-from utils.settings import ReaderSettings, parse, setting
+from utils.runtime import describe_device, format_number, format_score, progress
+from utils.settings import DrivingSettings, ReaderSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
 from utils.sim.rollouts import drive_all, package_versions
@@ -40,7 +40,7 @@ class MissingMediaError(UserError):
 
 
 @dataclass(frozen=True)
-class Settings(ReaderSettings):
+class Settings(ReaderSettings, DrivingSettings):
     """The flags of this script."""
 
     split: str = setting("test", "the tracks to drive", choices=tuple(SPLITS))
@@ -65,7 +65,6 @@ class Settings(ReaderSettings):
         "file that every evaluation on test tracks adds a line to; by default test_log.jsonl in "
         "--output-dir",
     )
-    workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     env: str = setting(
         "fast", "drawing of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
@@ -97,7 +96,7 @@ def summarise(outcomes: list[DriveResult]) -> dict[str, Any]:
     }
 
 
-def drive_tracks(tasks: list[DriveTask], workers: int, label: str) -> list[DriveResult]:
+def drive_tracks(tasks: list[DriveTask], workers: int | str, label: str) -> list[DriveResult]:
     """Drive all tasks in parallel. Results are in the order of the tasks."""
     outcomes = {}
     with progress(len(tasks), "episode", label=label) as bar:
@@ -170,7 +169,7 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
     ]
     evaluation = {
         "split": split,
-        **summarise(drive_tracks(drives, settings.workers, "agent")),
+        **summarise(drive_tracks(drives, settings.drive_on, "agent")),
         "agent": files.sha256(),
         "versions": package_versions("jax", "equinox"),
         "baseline": None,
@@ -179,7 +178,7 @@ def evaluate(settings: Settings, files: AgentFiles, output: Path) -> dict[str, A
         others = [
             DriveTask(drive.track, settings.baseline, MAX_STEPS, settings.env) for drive in drives
         ]
-        outcomes = drive_tracks(others, settings.workers, settings.baseline)
+        outcomes = drive_tracks(others, settings.drive_on, settings.baseline)
         evaluation["baseline"] = {"driver": settings.baseline, **summarise(outcomes)}
     return evaluation
 

@@ -40,14 +40,14 @@ from utils.io.records import Metrics, read_metrics, timed
 from utils.io.resume import ResumePlan, plan_training, save_on_interrupt, stop_if_diverged
 from utils.io.run_folder import AgentFiles, check_compatible
 from utils.io.tracking import TrackingSettings, track_finished, tracked
-from utils.runtime import default_workers, describe_device, progress
+from utils.runtime import describe_device, progress
 from utils.search import evolution, selection
-from utils.settings import parse, recorded_settings, setting
+from utils.settings import DrivingSettings, parse, recorded_settings, setting
 from utils.sim.env import ENVIRONMENTS
 
 
 @dataclass(frozen=True)
-class Settings(TrackingSettings):
+class Settings(TrackingSettings, DrivingSettings):
     """The flags of this step."""
 
     searches: int = setting(4, "searches, one after another, each from the same start", minimum=1)
@@ -103,9 +103,6 @@ class Settings(TrackingSettings):
     )
     real_validation: bool = setting(True, "choose among the saved means on real validation tracks")
     record: bool = setting(False, "validate on training tracks and keep the drives as episodes")
-    workers: int = setting(
-        default_workers(), "processes for real drives", minimum=1, changes_result=False
-    )
     env: str = setting(
         "fast", "renderer of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
@@ -324,7 +321,7 @@ def finish(run: Run, metrics: Metrics) -> None:
         agents = {number: AgentFiles(*files, run.snapshot(number)) for number in scored}
         best, drives = selection.select_on_real_tracks(
             *(agents, settings.validation_tracks, metrics, run.plan.first),
-            *(settings.env, settings.workers, run.recording),
+            *(settings.env, settings.drive_on, run.recording),
         )
         chosen = {"real": selection.mean_score(drives), "lost": sum(drives["lost"])}
     draw(settings)

@@ -20,10 +20,10 @@ from benchmarks.measuring import Ceilings, Measurement, Work
 from models.controller import Controller
 from models.rnn import MDNRNN
 from models.vae import ConvVAE
+from utils.cpus import default_workers
 from utils.io.checkpoints import Header, save
 from utils.io.files import sha256_of
 from utils.io.run_folder import AgentFiles
-from utils.runtime import default_workers
 from utils.sim.agent import Agent
 from utils.sim.env import make_environment, resize_frame
 from utils.sim.rollouts import drive_all, run_batch

@@ -21,6 +21,7 @@ from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.vae import ConvVAE
 from tools.report.run_record import size_of
+from utils.cpus import default_workers
 from utils.data.episodes import (
     EPISODE_SCHEMA,
     LATENT_ARRAYS,
@@ -31,7 +32,6 @@ from utils.data.episodes import (
 )
 from utils.data.prefetch import read_ahead
 from utils.io.npz import write_arrays
-from utils.runtime import default_workers
 from utils.sim.rollouts import drive_all
 from utils.sim.tasks import DriveTask
 

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.runtime import configure_malloc, configure_precision, default_workers
+from utils.cpus import default_workers
+from utils.runtime import configure_malloc, configure_precision
 
 Work = Callable[[], Any]
 

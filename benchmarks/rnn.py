@@ -20,10 +20,10 @@ import train_rnn
 from benchmarks import measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.rnn import MDNRNN, Window
+from utils.cpus import default_workers
 from utils.data.episodes import LATENT_ARRAYS, Episode, scan_latents, step_arrays
 from utils.data.sequences import Batch, lane_schedule, read_latent_episode, window_batches
 from utils.io.npz import write_arrays
-from utils.runtime import default_workers
 
 BATCHES = 20  # made in a turn
 

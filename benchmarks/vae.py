@@ -20,8 +20,8 @@ import run_vae_training
 from benchmarks import encoding, measuring
 from benchmarks.measuring import Ceilings, Measurement, Work, has
 from models.vae import ConvVAE
+from utils.cpus import default_workers
 from utils.data.frames import frame_batches
-from utils.runtime import default_workers
 
 BATCHES = 50  # made in a turn
 

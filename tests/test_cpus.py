@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.cpus import cgroup_quota
-from utils.runtime import default_workers
+from utils.cpus import cgroup_quota, default_workers
 
 
 def machine(root: Path, groups: str, **files: str) -> Path:

@@ -4,8 +4,10 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from scripts import Workshop
 from test_workers import (
     attempts,
     die_always,
@@ -18,6 +20,7 @@ from test_workers import (
 )
 
 import utils.sim.workers
+from tools import iterate, reproduce
 from utils.errors import UserError
 from utils.io.files import remove_orphans
 from utils.sim.rollouts import drive_all
@@ -44,7 +47,7 @@ def address(cluster: "distributed.LocalCluster") -> str:
 
 def test_a_killed_worker_is_replaced_and_its_task_redone(tmp_path: Path, address: str) -> None:
     tasks = [(number, str(tmp_path)) for number in range(6)]
-    results = {task[0]: result for task, result in run_tasks(die_once, tasks, 1, cluster=address)}
+    results = {task[0]: result for task, result in run_tasks(die_once, tasks, address)}
     assert results == {number: number**2 for number in range(6)}
     first, second = attempts(tmp_path, 1)
     assert first != second
@@ -52,19 +55,19 @@ def test_a_killed_worker_is_replaced_and_its_task_redone(tmp_path: Path, address
 
 def test_a_worker_that_hangs_is_replaced_and_its_task_redone(tmp_path: Path, address: str) -> None:
     tasks = [(3, str(tmp_path))]
-    assert list(run_tasks(hang_once, tasks, 1, timeout=1.0, cluster=address)) == [(tasks[0], 9)]
+    assert list(run_tasks(hang_once, tasks, address, timeout=1.0)) == [(tasks[0], 9)]
     first, second = attempts(tmp_path, 3)
     assert first != second
 
 
 def test_a_task_whose_worker_always_dies_is_reported_by_name(tmp_path: Path, address: str) -> None:
     with pytest.raises(UserError, match=r"\(1, .*worker died or hung"):
-        list(run_tasks(die_always, [(1, str(tmp_path))], 1, cluster=address))
+        list(run_tasks(die_always, [(1, str(tmp_path))], address))
     assert len(attempts(tmp_path, 1)) >= 3
 
 
 def test_workers_have_one_thread_and_no_accelerator(address: str) -> None:
-    [(_, seen)] = run_tasks(surroundings, [(0, "")], 1, cluster=address)
+    [(_, seen)] = run_tasks(surroundings, [(0, "")], address)
     assert seen == WORKER_ENVIRONMENT
 
 
@@ -79,7 +82,7 @@ def test_a_block_of_calls_is_one_client(
         during = []
         for number in range(2):
             task = number, str(tmp_path)
-            assert list(run_tasks(square, [task], 1, cluster=address)) == [(task, number**2)]
+            assert list(run_tasks(square, [task], address)) == [(task, number**2)]
             during.append(clients() - before)
         assert during[0] == during[1] and len(during[0]) == 1
         assert list(run_tasks(square, [(3, str(tmp_path))], 1)) == [((3, str(tmp_path)), 9)]
@@ -100,7 +103,7 @@ def test_episodes_are_the_bytes_of_our_own_workers_though_one_is_killed(
     with distributed.Client(address, set_as_default=False) as client:
         worker = next(iter(client.run(os.getpid).values()))
     on_cluster = {}
-    for task, outcome in drive_all(drives("dask"), workers=1, cluster=address):
+    for task, outcome in drive_all(drives("dask"), workers=address):
         if not on_cluster:  # both workers have a task now, and more are waiting
             os.kill(worker, signal.SIGKILL)
         on_cluster[task.track] = outcome
@@ -114,16 +117,35 @@ def test_episodes_are_the_bytes_of_our_own_workers_though_one_is_killed(
     assert not list(Path("dask").glob(".*"))
 
 
+def test_the_scripts_drive_on_a_cluster_with_the_same_results(
+    workshop: Workshop, tmp_path: Path, address: str
+) -> None:
+    other = workshop.copy(tmp_path, "data", "run")
+    for name in ("controller.eqx", "evaluation.json"):
+        (other.run_dir / name).unlink()
+    other.succeed("train_dream.py", "--dask", address)
+    other.succeed("test_agent.py", "--episodes", "2", "--baseline", "random", "--dask", address)
+    for pattern in ("run/*.eqx", "run/evaluation.json"):
+        assert other.files(pattern) == workshop.files(pattern) != {}
+
+
+@pytest.mark.parametrize("tool", [iterate, reproduce])
+def test_the_tools_hand_the_cluster_on(tool: ModuleType) -> None:
+    given = tool.Settings(dask="tcp://host:1", workers=3)
+    assert iterate.where(given) == {"dask": "tcp://host:1", "workers": 3}
+    assert given.drive_on == "tcp://host:1" and tool.Settings(workers=3).drive_on == 3
+
+
 def test_no_scheduler_and_workers_of_several_threads_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(utils.sim.workers, "CONNECT_TIMEOUT", 1)
     with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9:"):
-        list(run_tasks(surroundings, [(0, "")], 1, cluster="tcp://127.0.0.1:9"))
+        list(run_tasks(surroundings, [(0, "")], "tcp://127.0.0.1:9"))
     with (
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
         ) as wide,
         pytest.raises(UserError, match="--nthreads 1"),
     ):
-        list(run_tasks(surroundings, [(0, "")], 1, cluster=wide.scheduler_address))
+        list(run_tasks(surroundings, [(0, "")], wide.scheduler_address))

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from pebble import ProcessPool
 
+from utils.cpus import default_workers
 from utils.errors import UserError
-from utils.runtime import default_workers
 from utils.sim.workers import MAX_ATTEMPTS, WORKER_ENVIRONMENT, kept_workers, run_tasks
 
 ROOT = Path(__file__).parents[1]

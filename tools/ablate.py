@@ -32,8 +32,7 @@ from utils.io import checkpoints
 from utils.io.checkpoints import read_header
 from utils.io.files import locked, write_atomically
 from utils.io.run_folder import AgentFiles, find_agent
-from utils.runtime import default_workers
-from utils.settings import CommonSettings, parse, restore_settings, setting
+from utils.settings import DrivingSettings, parse, restore_settings, setting
 from utils.sim.agent import Agent
 
 WITHOUT = (
@@ -43,11 +42,10 @@ WITHOUT = (
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings(DrivingSettings):
     """The flags of this script."""
 
     without: str = setting("nothing", "component to remove", choices=WITHOUT)
-    workers: int = setting(default_workers(), "processes for real drives", minimum=1)
 
 
 def main(settings: Settings) -> None:
@@ -81,7 +79,8 @@ def main(settings: Settings) -> None:
         evolution["masked_units"] = header.sizes["hidden"]
     if settings.without == "real-validation":
         evolution["real_validation"] = False
-    train_dream.main(train_dream.Settings(**{**evolution, **folders, "workers": settings.workers}))
+    evolution |= {**folders, "workers": settings.workers, "dask": settings.dask}
+    train_dream.main(train_dream.Settings(**evolution))
 
 
 def copy(source: Path, target: Path) -> None:

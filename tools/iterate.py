@@ -30,22 +30,21 @@ from utils.io.files import locked, write_json
 from utils.io.records import Metrics, read_metrics
 from utils.io.run_folder import AgentFiles, copy_agent, find_agent
 from utils.io.tracking import TrackingSettings
-from utils.runtime import default_workers, format_number
-from utils.settings import parse, restore_settings, setting
+from utils.runtime import format_number
+from utils.settings import DrivingSettings, parse, restore_settings, setting
 from utils.sim.workers import kept_workers
 
 SCORE_TRACKS = VALIDATION[10_000:]  # train_dream.py selects on the first ones
 
 
 @dataclass(frozen=True)
-class Settings(TrackingSettings):
+class Settings(TrackingSettings, DrivingSettings):
     """The flags of this script."""
 
     rounds: int = setting(3, "total number of rounds, finished ones included", minimum=1)
     on_policy_episodes: int = setting(40, "episodes per round without exploration noise", minimum=0)
     iterative_episodes: int = setting(20, "episodes per round with exploration noise", minimum=0)
     score_tracks: int = setting(16, "validation tracks per round to score the agent on", minimum=1)
-    workers: int = setting(default_workers(), "processes for real drives", minimum=1)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -85,7 +84,7 @@ def run_round(settings: Settings, number: int) -> None:
             "iterative": settings.iterative_episodes,
         }
         for mode, count in episodes.items():
-            flags = {"episodes": count, "workers": settings.workers}
+            flags = {"episodes": count, **where(settings)}
             if count:
                 run_script(settings, collect_data, mode=mode, **flags)
         run_script(settings, process_data, mirror=train_rnn.Settings(**learning).mirror)
@@ -94,7 +93,7 @@ def run_round(settings: Settings, number: int) -> None:
     # A run that began before there was a second M goes on without it.
     learning["dream_rnn"] = evolution.setdefault("dream_rnn", False)
     run_script(settings, train_rnn, **learning, track=settings.track)
-    flags = {"workers": settings.workers, "track": settings.track}
+    flags = {**where(settings), "track": settings.track}
     run_script(settings, train_dream, **evolution, **flags)
 
 
@@ -108,7 +107,7 @@ def score(settings: Settings, number: int) -> dict[str, Any]:
         first_track=SCORE_TRACKS[0],
         episodes=settings.score_tracks,
         output_dir=folder,
-        workers=settings.workers,
+        **where(settings),
         videos=0,
     )
     evaluation = json.loads((folder / "evaluation.json").read_text())
@@ -139,6 +138,11 @@ def run_script(settings: Settings, script: ModuleType, **values: Any) -> None:
     print(f"\n{script.__name__}.py", flush=True)
     common = {"data_dir": settings.data_dir, "run_dir": settings.run_dir, "seed": settings.seed}
     script.main(script.Settings(**{**common, **values}))
+
+
+def where(settings: DrivingSettings) -> dict[str, Any]:
+    """The flags that say where real drives run."""
+    return {"workers": settings.workers, "dask": settings.dask}
 
 
 def report(settings: Settings, records: list[dict[str, Any]]) -> None:

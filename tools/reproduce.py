@@ -31,7 +31,7 @@ import test_agent
 import train_dream
 import train_rnn
 from tools import iterate
-from tools.iterate import run_script
+from tools.iterate import run_script, where
 from tools.rounds import METRICS_NAME, plot_run
 from utils import runtime
 from utils.data.episodes import EPISODE_SCHEMA, scan_files
@@ -42,14 +42,14 @@ from utils.io.files import locked, write_atomically, write_json
 from utils.io.records import Metrics, read_metrics, read_records
 from utils.io.run_folder import AgentFiles, copy_agent
 from utils.io.tracking import TrackingSettings
-from utils.runtime import default_workers, format_number
+from utils.runtime import format_number
 from utils.search.selection import finalists, mean_score, scored_means, select_on_real_tracks
-from utils.settings import PRESET_NAMES, parse, setting
+from utils.settings import PRESET_NAMES, DrivingSettings, parse, setting
 from utils.sim.workers import kept_workers
 
 
 @dataclass(frozen=True)
-class Settings(TrackingSettings):
+class Settings(TrackingSettings, DrivingSettings):
     """The flags of this command."""
 
     drivers: str = setting(
@@ -84,7 +84,6 @@ class Settings(TrackingSettings):
     )
     first_track: int = setting(TEST.start, "first test track", minimum=0, maximum=2**32 - 1)
     test_tracks: int = setting(100, "test tracks", minimum=1)
-    workers: int = setting(default_workers(), "processes for real drives", minimum=1)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -111,7 +110,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 # Settings that do not change the result.
-FREE = ("data_dir", "run_dir", "debug", "workers", "track")
+FREE = ("data_dir", "run_dir", "debug", "workers", "dask", "track")
 # Minutes of each stage on 2 CPU cores, to estimate the time left. "first" is of --drivers own.
 MINUTES = {
     "laptop": {
@@ -258,7 +257,7 @@ def stages(settings: Settings) -> list[Stage]:
 
 def collection(settings: Settings, mode: str, episodes: int) -> Stage:
     """Collect episodes of one mode."""
-    flags = {"mode": mode, "episodes": episodes, "workers": settings.workers}
+    flags = {"mode": mode, "episodes": episodes, **where(settings)}
     drive = partial(run_script, settings, collect_data, **flags)
     return Stage(mode, minutes_of(settings.sizes, mode), drive)
 
@@ -275,7 +274,7 @@ def training(settings: Settings, sizes: str, prefix: str = "", fresh: bool = Fal
         "record": settings.real_validation,
         "real_validation": settings.real_validation,
         "validation_tracks": settings.round_tracks,
-        "workers": settings.workers,
+        **where(settings),
     }
     # M and C begin from scratch whenever V has changed.
     return [
@@ -295,7 +294,7 @@ def run_rounds(settings: Settings, number: int) -> None:
         rounds=number,
         on_policy_episodes=own,
         iterative_episodes=settings.iterative_episodes,
-        workers=settings.workers,
+        **where(settings),
         track=settings.track,
     )
 
@@ -315,7 +314,7 @@ def choose_agent(settings: Settings) -> None:
             before[step], found[step] = drives, (number, first)
     metrics = Metrics(choice_path(settings), max(agents))
     best, drives = select_on_real_tracks(
-        *(agents, settings.choice_tracks, metrics, 0, "fast", settings.workers), before=before
+        *(agents, settings.choice_tracks, metrics, 0, "fast", settings.drive_on), before=before
     )
     number, first = found[best]
     copy_agent(settings.run_dir / "rounds" / f"{number}", settings.run_dir)
@@ -343,7 +342,7 @@ def test(settings: Settings) -> None:
         test_agent,
         first_track=settings.first_track,
         episodes=settings.test_tracks,
-        workers=settings.workers,
+        **where(settings),
     )
 
 

@@ -1,6 +1,7 @@
-"""The CPU quota of a container or service, which neither Python nor the affinity mask knows."""
+"""How many CPUs this process may use, the quota of a container or service included."""
 
 import math
+import os
 from pathlib import Path, PurePosixPath
 
 
@@ -26,6 +27,19 @@ def cgroup_quota(root: Path = Path("/")) -> float:
             if quota.isdecimal() and period.isdecimal() and int(period):
                 quotas.append(int(quota) / int(period))
     return min(quotas)
+
+
+def default_workers(root: Path = Path("/")) -> int:
+    """CPUs for this process: the least of affinity, cgroup quota and PYTHON_CPU_COUNT.
+
+    At least 1; a quota is rounded up. `root` is the folder that holds proc/ and sys/.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    # Python 3.13 reads this variable itself, and accepts "default" too; older ones do not.
+    wanted = os.environ.get("PYTHON_CPU_COUNT", "")
+    limit = int(wanted) if wanted.isdecimal() else count
+    return max(1, math.ceil(min(count, limit, cgroup_quota(root))))
 
 
 def _read(path: Path) -> str:

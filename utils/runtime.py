@@ -6,18 +6,16 @@ Exit codes: 0 done, 1 an error in one line, 2 wrong usage, 130 interrupted (143 
 import ctypes
 import dataclasses
 import math
-import os
 import signal
 import statistics
 import sys
 import typing
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from utils.cpus import cgroup_quota
+from utils.cpus import default_workers
 from utils.errors import UserError, program_name
 from utils.output import protect_output
 from utils.settings import CommonSettings, SettingsT
@@ -151,19 +149,6 @@ def _explain_missing_device(platforms: str | None, reason: str) -> str:
         f"JAX finds no device for JAX_PLATFORMS={platforms or ''}{reason}: "
         f"{install}unset JAX_PLATFORMS to use what the machine has"
     )
-
-
-def default_workers(root: Path = Path("/")) -> int:
-    """CPUs for this process: the least of affinity, cgroup quota and PYTHON_CPU_COUNT.
-
-    At least 1; a quota is rounded up. `root` is the folder that holds proc/ and sys/.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    # Python 3.13 reads this variable itself, and accepts "default" too; older ones do not.
-    wanted = os.environ.get("PYTHON_CPU_COUNT", "")
-    limit = int(wanted) if wanted.isdecimal() else count
-    return max(1, math.ceil(min(count, limit, cgroup_quota(root))))
 
 
 def format_number(value: float | None, spec: str) -> str:

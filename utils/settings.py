@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from utils.cpus import default_workers
 from utils.errors import program_name
 from utils.output import protect_output
 
@@ -47,6 +48,25 @@ class ReaderSettings(CommonSettings):
         Path("runs/default"),
         "folder of the models, metrics and figures, or hf://OWNER/NAME on the Hugging Face Hub",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class DrivingSettings(CommonSettings):
+    """The flags of a script that drives on the real track."""
+
+    workers: int = setting(
+        default_workers(), "processes for real drives", minimum=1, changes_result=False
+    )
+    dask: str | None = setting(
+        None,
+        "drive on the workers of this Dask scheduler instead, such as tcp://host:8786",
+        changes_result=False,
+    )
+
+    @property
+    def drive_on(self) -> int | str:
+        """The number of worker processes on this machine, or the address of a Dask scheduler."""
+        return self.dask or self.workers
 
 
 SettingsT = TypeVar("SettingsT", bound=CommonSettings)

@@ -51,18 +51,18 @@ from utils.io.files import locked, write_json
 from utils.io.hub import require_local
 from utils.io.records import timed
 from utils.io.run_folder import AgentFiles, find_agent
-from utils.runtime import default_workers, describe_device, progress
-from utils.settings import ReaderSettings, parse, setting
+from utils.runtime import describe_device, progress
+from utils.settings import DrivingSettings, ReaderSettings, parse, setting
 from utils.sim.agent import Agent
 from utils.sim.env import ENVIRONMENTS, MAX_STEPS
-from utils.sim.rollouts import package_versions
+from utils.sim.rollouts import enough_workers, package_versions
 from utils.sim.tasks import DriveTask, batch_tasks
 from utils.sim.workers import kept_workers, run_tasks
 from utils.viz.video import encode_frames, replay, write_webp
 
 
 @dataclass(frozen=True)
-class Settings(ReaderSettings):
+class Settings(ReaderSettings, DrivingSettings):
     """The flags of this script."""
 
     episodes: int = setting(32, "tracks to drive, each seven times", minimum=1)
@@ -87,7 +87,6 @@ class Settings(ReaderSettings):
     video_seconds: float = setting(
         8.0, "length of the video in seconds", minimum=0.1, old_name="film_seconds"
     )
-    workers: int = setting(default_workers(), "processes, one core each", minimum=1)
     env: str = setting(
         "fast", "renderer of the tracks: fast, or Gymnasium's own", choices=tuple(ENVIRONMENTS)
     )
@@ -152,10 +151,10 @@ def drive_with_pushes(
             )
             for track in TRACKS[: settings.episodes]
         ]
-        trials += [Trial(group, push) for group in batch_tasks(tasks, settings.workers)]
+        trials += [Trial(group, push) for group in batch_tasks(tasks, settings.drive_on)]
     traces: dict[Push, list[Trace]] = {push: [] for push in PUSHES}
     with progress(len(PUSHES) * settings.episodes, "episode", label=driver) as bar:
-        for trial, done in run_tasks(run_trial, trials, min(settings.workers, len(trials))):
+        for trial, done in run_tasks(run_trial, trials, enough_workers(settings.drive_on, trials)):
             traces[trial.push] += done
             bar.update(len(done))
     return {push: sorted(done, key=lambda t: t.result.track) for push, done in traces.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from utils.runtime import default_workers
+from utils.cpus import default_workers
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")

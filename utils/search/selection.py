@@ -127,7 +127,7 @@ def drive_each(
     agents: Mapping[int, AgentFiles],
     tracks: Mapping[int, Sequence[int]],
     environment: str,
-    workers: int,
+    workers: int | str,
     recording: Recording | None = None,
 ) -> Iterator[tuple[int, list[DriveResult]]]:
     """Drive every agent over its tracks. Yields (name, results) in the order of `agents`."""
@@ -200,7 +200,7 @@ def select_on_real_tracks(
     metrics: Metrics,
     first: int,
     environment: str,
-    workers: int,
+    workers: int | str,
     recording: Recording | None = None,
     before: Mapping[int, dict[str, list]] | None = None,
 ) -> tuple[int, dict[str, list]]:

@@ -20,7 +20,6 @@ from utils.sim.tasks import (
     DriveTask,
     batch_tasks,
     slot_of,
-    with_absolute_paths,
 )
 from utils.sim.workers import run_tasks
 
@@ -82,21 +81,23 @@ def driver_rng(task: DriveTask) -> np.random.Generator:
 
 
 def drive_all(
-    tasks: Sequence[DriveTask], workers: int, cluster: str | None = None
+    tasks: Sequence[DriveTask], workers: int | str
 ) -> Iterator[tuple[DriveTask, DriveResult]]:
     """Drive every task in worker processes. Yields (task, result) as the episodes end.
 
     Args:
         tasks: the episodes. All of them have drivers of the same kind.
-        workers: number of processes on this machine; see `workers.kept_workers`.
-        cluster: address of a Dask scheduler, whose workers are used instead.
+        workers: number of processes on this machine, or address of a Dask scheduler.
     """
-    if cluster is not None:
-        tasks = [with_absolute_paths(task) for task in tasks]
     batches = batch_tasks(tasks, workers)
-    done = run_tasks(run_batch, batches, max(1, min(workers, len(batches))), cluster=cluster)
+    done = run_tasks(run_batch, batches, enough_workers(workers, batches))
     for batch, results in done:
         yield from zip(batch.tasks, results, strict=True)
+
+
+def enough_workers(workers: int | str, tasks: Sequence[Any]) -> int | str:
+    """No more processes on this machine than tasks."""
+    return workers if isinstance(workers, str) else max(1, min(workers, len(tasks)))
 
 
 def run_batch(batch: DriveBatch) -> list[DriveResult]:

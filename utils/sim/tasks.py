@@ -66,12 +66,14 @@ def slot_of(task: DriveTask) -> int:
     return task.track % CARS_PER_BATCH
 
 
-def batch_tasks(tasks: Sequence[DriveTask], workers: int) -> list[DriveBatch]:
+def batch_tasks(tasks: Sequence[DriveTask], workers: int | str) -> list[DriveBatch]:
     """Group tasks into batches.
 
-    An agent drives full batches if there are more tasks than workers. A scripted driver, which
-    gains nothing from a batch, drives each episode alone.
+    An agent drives full batches on a cluster, and here if there are more tasks than `workers`. A
+    scripted driver, which gains nothing from a batch, drives each episode alone.
     """
+    if isinstance(workers, str):  # its processes run in other folders
+        tasks, workers = [with_absolute_paths(task) for task in tasks], 0
     if len(tasks) <= workers or tasks[0].driver not in AGENT_MODES:
         return [DriveBatch((task,)) for task in tasks]
     by_agent: dict = collections.defaultdict(lambda: collections.defaultdict(list))

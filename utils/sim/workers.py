@@ -216,20 +216,22 @@ def kept_workers() -> Iterator[None]:
             pool.end()
 
 
-def _kept_pool(workers: int, cluster: str | None) -> Pool | None:
+def _kept_pool(workers: int | str) -> Pool | None:
     while _idle:
         pool = _idle.pop()
-        if pool.cluster == cluster and (cluster is not None or pool.size >= workers):
+        if pool.cluster == workers or (
+            pool.cluster is None and isinstance(workers, int) and pool.size >= workers
+        ):
             return pool
         pool.end()
     return None
 
 
 @contextlib.contextmanager
-def _borrowed_pool(workers: int, cluster: str | None) -> Iterator[Pool]:
+def _borrowed_pool(workers: int | str) -> Iterator[Pool]:
     """A kept pool of at least `workers` workers, or else a new one. A failure ends the pool."""
-    pool = _kept_pool(workers, cluster)
-    pool = pool or (LocalPool(workers) if cluster is None else DaskPool(cluster))
+    pool = _kept_pool(workers)
+    pool = pool or (LocalPool(workers) if isinstance(workers, int) else DaskPool(workers))
     try:
         yield pool
     except BaseException:  # GeneratorExit, too: its workers are still at work
@@ -244,25 +246,24 @@ def _borrowed_pool(workers: int, cluster: str | None) -> Iterator[Pool]:
 def run_tasks(
     function: Callable[[TaskT], ResultT],
     tasks: Iterable[TaskT],
-    workers: int,
+    workers: int | str,
     timeout: float = TASK_TIMEOUT,
-    cluster: str | None = None,
 ) -> Iterator[tuple[TaskT, ResultT]]:
     """Run `function` on every task in worker processes. Yields (task, result) as they finish.
 
     Args:
         function: a function that can be pickled. An exception that it raises is raised here.
         tasks: read lazily.
-        workers: number of processes on this machine; see `kept_workers`.
+        workers: number of processes on this machine, or address of a Dask scheduler, whose
+            workers are used; see `kept_workers`.
         timeout: seconds after which a task counts as hung.
-        cluster: address of a Dask scheduler, whose workers are used instead.
 
     A task whose worker died or hung is given to another worker. After MAX_ATTEMPTS such attempts it
     raises UserError.
     """
     waiting = iter(tasks)
     running: dict[Future, tuple[TaskT, int]] = {}
-    with _borrowed_pool(workers, cluster) as pool:
+    with _borrowed_pool(workers) as pool:
 
         def start(task: TaskT, attempt: int) -> None:
             running[pool.submit(function, task, timeout)] = (task, attempt)
@@ -275,7 +276,7 @@ def run_tasks(
             for future in done:
                 task, attempt = running.pop(future)
                 if future.cancelled():
-                    raise UserError(f"{task}: the Dask cluster at {cluster} is gone")
+                    raise UserError(f"{task}: the Dask cluster at {workers} is gone")
                 failure = future.exception()
                 if isinstance(failure, pool.worker_errors):
                     if attempt == pool.attempts:
