@@ -30,6 +30,29 @@ def scores(text: str) -> list[float]:
     return [float(score) for score in re.findall(r"track \d+: (-?\d+)", text)]
 
 
+@pytest.mark.parametrize("name", ["your_own_controller", "temperature", "ppo_single_file"])
+def test_letters_that_a_terminal_lacks_stop_no_example(name: str) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", f"examples.{name}", "--help"],
+        cwd=ROOT,
+        env={**os.environ, **ascii_only},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    done.stdout.decode("ascii")
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32), str(2**63)])
+def test_a_seed_that_would_be_another_one_is_wrong_usage(
+    seed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ppo_single_file", "--seed", seed])
+    with pytest.raises(SystemExit) as caught:
+        ppo.parse()
+    assert caught.value.code == 2 and "--seed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("observation", ["pixels", "latent"])
 def test_a_controller_of_your_own_drives_the_real_track(observation: str) -> None:
     steps = {"pixels": "300", "latent": "20"}[observation]

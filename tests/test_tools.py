@@ -72,6 +72,24 @@ def test_make_hands_over_every_path_as_one_word(target: str, path: str) -> None:
                 assert value in (path, "pretrained") or value.startswith(("runs/", "data/"))
 
 
+def test_make_unsets_what_hides_the_modules(tmp_path: Path) -> None:
+    """With PYTHONSAFEPATH Python does not look for modules in the folder of a script."""
+    fake = tmp_path / "bin" / "python"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\necho "PYTHONSAFEPATH=${PYTHONSAFEPATH-unset}"\n')
+    fake.chmod(0o755)
+    (tmp_path / "installed").touch()
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "report", f"VENV={tmp_path}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "PYTHONSAFEPATH=unset" in shown.stdout
+
+
 def test_every_target_is_tried() -> None:
     text = (ROOT / "Makefile").read_text()
     listed = text[text.index(".PHONY:") : text.index("help:")].replace("\\\n", " ").split()[1:]
