@@ -21,7 +21,7 @@ wheels() {  # of Python 3.12 on x86-64; JAX, Equinox, Optax, Numba and PyTorch a
     done
     "$python" -m pip download --no-deps --only-binary=:all: --python-version 3.12 \
         --implementation cp "${platforms[@]}" --dest .whl "evosax>=0.3.2,<0.4" dotmap \
-        "gymnasium>=1.3,<2" farama-notifications box2d==2.3.10 pygame-ce pebble \
+        "gymnasium>=1.4,<2" farama-notifications box2d==2.3.10 pygame-ce pebble \
         imageio-ffmpeg==0.6.0
 }
 
