@@ -233,6 +233,7 @@ def test_headers_record_what_changes_the_result_and_nothing_else(script: Any) ->
     elsewhere = {"run_dir": Path("x"), "data_dir": Path("y"), "debug": True, "fresh": True}
     how = {
         "workers": 99,
+        "dask": "tcp://host:1",
         "save_seconds": 0.0,
         "save_every": 1,
         "evaluate_every": 7,
