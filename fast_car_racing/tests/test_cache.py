@@ -76,6 +76,21 @@ def test_a_worker_says_it_on_a_line_of_its_own(tmp_path):
     assert bar == "3/10 [00:01, 2 it/s]" and line.startswith("fast_car_racing: compiling")
 
 
+def test_of_many_workers_one_says_that_nothing_is_kept(tmp_path):
+    (tmp_path / "file").touch()
+    work = (
+        "import multiprocessing, sys; context = multiprocessing.get_context('fork'); "
+        "workers = [context.Process(target=exec, args=(sys.argv[1],)) for _ in range(3)]; "
+        "[worker.start() for worker in workers]; [worker.join() for worker in workers]"
+    )
+    env = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    env["NUMBA_CACHE_DIR"] = str(tmp_path / "file")
+    command = [sys.executable, "-c", work, USE]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"] * 3
+    assert done.stderr.count("compiling in memory") == 1
+
+
 def test_processes_that_start_together_compile_once(tmp_path):
     lines = [finish(process) for process in [start(tmp_path) for _ in range(4)]]
     assert sorted(line != "" for line in lines) == [False, False, False, True]
