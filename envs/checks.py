@@ -13,6 +13,11 @@ ACTION_SPACE = Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32))  # 
 FRAME_SHAPE = (64, 64, 3)
 OBSERVATIONS = ("latent", "pixels")
 MAX_SEED = 2**32 - 1  # JAX's keys are made of 32 bits: a larger seed would repeat a smaller one
+FORKED = (
+    "JAX cannot run in a process forked from one that has used it: give gymnasium.make_vec "
+    'vectorization_mode="vector_entry_point", which is faster, or start the processes by "spawn", '
+    'as with vector_kwargs={"context": "spawn"} or SubprocVecEnv(..., start_method="spawn")'
+)
 
 
 def check_observation(observation: str) -> None:
@@ -53,7 +58,8 @@ def check_seed(seed: Any) -> int:
 
 
 def check_was_reset(state: Any) -> None:
-    """ResetNeeded if there is no state yet."""
+    """ResetNeeded if there is no state yet; RuntimeError if JAX cannot compute in this process."""
+    check_not_forked()
     if state is None:
         raise ResetNeeded("call reset() before step() or render()")
 
@@ -87,9 +93,3 @@ def _has_one_thread() -> bool:
 # A forked process may import this module first: JAX has started there, but has no threads.
 _forked = backends_are_initialized() and _has_one_thread()
 os.register_at_fork(after_in_child=_note_fork)
-
-FORKED = (
-    "JAX cannot run in a process forked from one that has used it: give gymnasium.make_vec "
-    'vectorization_mode="vector_entry_point", which is faster, or start the processes by "spawn", '
-    'as with vector_kwargs={"context": "spawn"} or SubprocVecEnv(..., start_method="spawn")'
-)

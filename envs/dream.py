@@ -198,7 +198,6 @@ class DreamCarRacing(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One imagined step of 1/50 s. Actions are clipped to the action space."""
-        check_not_forked()
         check_was_reset(self.state)
         action = check_actions(action, ACTION_SPACE.shape)
         self.state, *outcome = _step_and_observe(self.dream, self.state, action[None])
@@ -209,7 +208,6 @@ class DreamCarRacing(gymnasium.Env):
         """V's decoding of z, uint8 (64, 64, 3)."""
         if self.render_mode is None:
             return None
-        check_not_forked()
         check_was_reset(self.state)
         return np.array(self.dream.decode(self.state.dream.z))[0]
 

@@ -89,7 +89,6 @@ class DreamCarRacingVector(VectorEnv):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One imagined step of 1/50 s in every dream. Actions are clipped to the action space."""
-        check_not_forked()
         check_was_reset(self.state)
         resets, before = self.ended, self.state
         if resets.any() and self.autoreset_mode == AutoresetMode.DISABLED:
@@ -113,7 +112,6 @@ class DreamCarRacingVector(VectorEnv):
         """V's decoding of each dream's z, uint8 (64, 64, 3) each."""
         if self.render_mode is None:
             return None
-        check_not_forked()
         check_was_reset(self.state)
         return tuple(np.array(self.dream.decode(self.state.dream.z)))
 

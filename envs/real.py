@@ -68,7 +68,6 @@ class RealCarRacing(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One real step of 1/50 s. Actions are clipped to the action space."""
-        check_not_forked()
         check_was_reset(self.memory)
         action = check_actions(action, ACTION_SPACE.shape)
         action = np.clip(action, ACTION_SPACE.low, ACTION_SPACE.high)

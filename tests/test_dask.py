@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from scripts import Workshop
@@ -20,7 +21,7 @@ from test_workers import (
 )
 
 import utils.sim.workers
-from tools import iterate, reproduce
+from tools import reproduce
 from utils.errors import UserError
 from utils.io.files import remove_orphans
 from utils.sim.rollouts import drive_all
@@ -129,11 +130,23 @@ def test_the_scripts_drive_on_a_cluster_with_the_same_results(
         assert other.files(pattern) == workshop.files(pattern) != {}
 
 
-@pytest.mark.parametrize("tool", [iterate, reproduce])
-def test_the_tools_hand_the_cluster_on(tool: ModuleType) -> None:
-    given = tool.Settings(dask="tcp://host:1", workers=3)
-    assert iterate.where(given) == {"dask": "tcp://host:1", "workers": 3}
-    assert given.drive_on == "tcp://host:1" and tool.Settings(workers=3).drive_on == 3
+@pytest.mark.parametrize("drivers", ["scripted", "own"])
+def test_the_recipe_drives_on_the_cluster_in_every_stage(
+    drivers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, list[str | None]] = {}
+
+    def record(_: Any, script: ModuleType, **flags: Any) -> None:
+        found.setdefault(script.__name__, []).append(flags.get("dask"))
+
+    monkeypatch.setattr(reproduce, "run_script", record)
+    folders = {"data_dir": tmp_path / "data", "run_dir": tmp_path / "run"}
+    settings = reproduce.Settings(drivers=drivers, dask="tcp://host:1", **folders)
+    for stage in reproduce.stages(settings):
+        if stage.name != "choice":  # it calls no script
+            stage.run()
+    for name in ("collect_data", "train_dream", "tools.iterate", "test_agent"):
+        assert set(found[name]) == {"tcp://host:1"}
 
 
 def test_no_scheduler_and_workers_of_several_threads_are_refused(

@@ -30,17 +30,24 @@ def scores(text: str) -> list[float]:
     return [float(score) for score in re.findall(r"track \d+: (-?\d+)", text)]
 
 
-@pytest.mark.parametrize("name", ["your_own_controller", "temperature", "ppo_single_file"])
+PRINTED_BEYOND_ASCII = {  # of × and ±
+    "your_own_controller": "--help",
+    "temperature": "--temperatures 1 --dreams 2 --steps 3",
+    "ppo_single_file": "--num-envs 2 --num-steps 4 --total-timesteps 8 --tracks 2 --real-steps 3",
+}
+
+
+@pytest.mark.parametrize("name", PRINTED_BEYOND_ASCII)
 def test_letters_that_a_terminal_lacks_stop_no_example(name: str) -> None:
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", f"examples.{name}", "--help"],
+        [sys.executable, "-m", f"examples.{name}", *PRINTED_BEYOND_ASCII[name].split()],
         cwd=ROOT,
         env={**os.environ, **ascii_only},
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr
-    done.stdout.decode("ascii")
+    assert re.search(r"\\x(b1|d7)", done.stdout.decode("ascii"))
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**32), str(2**63)])

@@ -63,8 +63,10 @@ def test_a_round_encodes_what_its_m_learns_from(
     for number, (recorded, mirror) in enumerate(cases, 1):
         now = dataclasses.replace(header, settings={**header.settings, **recorded})
         save(run_dir / "rnn.eqx", now, rnn)
-        iterate.run_round(iterate.Settings(data_dir=tmp_path, run_dir=run_dir), number)
+        settings = iterate.Settings(data_dir=tmp_path, run_dir=run_dir, dask="tcp://host:1")
+        iterate.run_round(settings, number)
         assert values["process_data"] == {"mirror": mirror}
+        assert values["collect_data"]["dask"] == values["train_dream"]["dask"] == "tcp://host:1"
 
 
 def test_rounds_that_are_done_are_not_done_again(iterated: Workshop) -> None:
