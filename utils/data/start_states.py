@@ -23,6 +23,7 @@ from utils.io import checkpoints
 from utils.io.checkpoints import Header
 
 MAX_EPISODES, STATES_PER_EPISODE = 192, 24
+EPISODES_AT_ONCE = 16  # in a call; a call for each takes longer to start than to compute
 
 
 class StartStates(NamedTuple):
@@ -105,29 +106,43 @@ def build_start_states(entries: Sequence[EpisodeFile], rnn: DreamModel, seed: in
     resets, groups = [], []
     for part in parts:
         states = []
-        for _ in part:
-            episode = next(reads).result()
-            resets.append(episode.mu[0])
-            states.append(_sample_states(rnn, episode, longest, rng))
+        for first in range(0, len(part), EPISODES_AT_ONCE):
+            count = len(part[first : first + EPISODES_AT_ONCE])
+            batch = [read.result() for read in itertools.islice(reads, count)]
+            resets += [episode.mu[0] for episode in batch]
+            samples = [_sample(episode, longest, rng) for episode in batch]
+            states.append(_states_of(rnn, samples))
         # In NumPy: JAX would compile a program for as many arrays.
         groups.append(jax.tree.map(lambda *x: jax.device_put(np.concatenate(x)), *states))
     memory = rnn.initial_state(len(resets))
     return StartStates(DreamState(jax.device_put(np.stack(resets)), memory), *groups)
 
 
-def _sample_states(
-    rnn: DreamModel, episode: LatentEpisode, longest: int, rng: np.random.Generator
-) -> DreamState:
+def _sample(
+    episode: LatentEpisode, longest: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """z and actions of an episode, padded to `longest` steps, and STATES_PER_EPISODE rows of it."""
     steps = len(episode.actions)
     # Neither from the zoom at the start nor after a failure, unless the episode has nothing else.
     usable = np.flatnonzero(~episode.failed[ZOOM_STEPS:]) + ZOOM_STEPS
     rows = rng.choice(usable if len(usable) else np.arange(steps), STATES_PER_EPISODE)
     # One length for all episodes saves recompilation. The padding comes after all rows.
-    z, actions = (
-        np.pad(array[:steps], ((0, longest - steps), (0, 0)))
-        for array in (episode.mu, episode.actions)
-    )
-    return dream_states_at(rnn, jnp.asarray(z), jnp.asarray(actions), jnp.asarray(rows))
+    padding = ((0, longest - steps), (0, 0))
+    return np.pad(episode.mu[:steps], padding), np.pad(episode.actions, padding), rows
+
+
+def _states_of(rnn: DreamModel, samples: list[tuple[np.ndarray, ...]]) -> DreamState:
+    """The states at the sampled rows, leaves (states, ...) in NumPy."""
+    count = len(samples)
+    samples += samples[:1] * (EPISODES_AT_ONCE - count)  # one shape for all calls
+    states = _states_of_batch(rnn, *map(np.stack, zip(*samples, strict=True)))
+    return jax.tree.map(lambda leaf: np.concatenate(np.asarray(leaf)[:count]), states)
+
+
+@eqx.filter_jit
+def _states_of_batch(rnn: DreamModel, z: Array, actions: Array, rows: Array) -> DreamState:
+    # One after another: a state's bits do not depend on the episodes beside it.
+    return jax.lax.map(lambda episode: dream_states_at(rnn, *episode), (z, actions, rows))
 
 
 def save_start_states(

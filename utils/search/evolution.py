@@ -78,8 +78,14 @@ def initial_search(settings: Any, components: int, key: PRNGKeyArray) -> tuple[A
 
     zero = Controller(components)
     search = CMA_ES(population_size=settings.candidates, solution=zero)
-    params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
-    return search, params, as_returned(search.init(key, zero, params), settings)
+
+    @eqx.filter_jit  # one program compiles faster than fifty
+    def begin(key: PRNGKeyArray) -> tuple[Any, Any]:
+        params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
+        return params, search.init(key, zero, params)
+
+    params, state = begin(key)
+    return search, params, as_returned(state, settings)
 
 
 def as_returned(state: Any, settings: Any) -> Any:
