@@ -135,7 +135,8 @@ def _states_of(rnn: DreamModel, samples: list[tuple[np.ndarray, ...]]) -> DreamS
     """The states at the sampled rows, leaves (states, ...) in NumPy."""
     count = len(samples)
     samples += samples[:1] * (EPISODES_AT_ONCE - count)  # one shape for all calls
-    states = _states_of_batch(rnn, *map(np.stack, zip(*samples, strict=True)))
+    columns = (jnp.asarray(np.stack(column)) for column in zip(*samples, strict=True))
+    states = _states_of_batch(rnn, *columns)
     return jax.tree.map(lambda leaf: np.concatenate(np.asarray(leaf)[:count]), states)
 
 
