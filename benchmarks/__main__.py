@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from utils.output import protect_output
+
 STAGES = ("environment", "vae", "encoding", "rnn", "dream", "agent")
 
 
@@ -31,6 +33,7 @@ def command(stage: str, arguments: argparse.Namespace) -> list[str]:
 
 def main() -> int:
     """Run the stages; 1 if one of them failed."""
+    protect_output()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--turns", type=int, default=5, help="turns of each contestant")

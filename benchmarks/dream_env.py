@@ -18,6 +18,8 @@ import gymnasium
 import jax
 import numpy as np
 
+from utils.output import protect_output
+
 DREAM = "envs:DreamCarRacing-v0"
 REAL = "envs:RealCarRacing-v0"
 SECONDS_A_TURN = 2.0
@@ -53,6 +55,7 @@ class Row:
 
 def main() -> None:
     """Time all rows, print them, and write them where --output says."""
+    protect_output()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, help="take the dreams' starts from here")

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from utils.cpus import default_workers
+from utils.output import protect_output
 from utils.runtime import configure_malloc, configure_precision
 
 Work = Callable[[], Any]
@@ -50,6 +51,7 @@ class Measurement:
 
 def parse(description: str | None, **options: Any) -> argparse.Namespace:
     """The flags that every benchmark has, and `options`: name to default."""
+    protect_output()
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     parser.add_argument("--turns", type=int, default=5, help="turns of each contestant")
     parser.add_argument(

@@ -35,6 +35,7 @@ from utils import runtime
 from utils.data.episodes import FRAME_SHAPE, Episode, write_episode
 from utils.data.splits import TRAINING
 from utils.io.index import INDEX_NAME, TICK_NS
+from utils.output import protect_output
 from utils.settings import parse
 from utils.sim.rollouts import provenance_of
 
@@ -202,6 +203,7 @@ def draw(found: dict[int, dict[str, Any]], clock: str, path: Path) -> None:
 
 def main() -> None:
     """Measure, print, and perhaps write."""
+    protect_output()
     if sys.argv[1:2] == ["--start"]:
         start(sys.argv[2], sys.argv[3:])
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from utils.output import protect_output
+
 
 def cell(row: dict[str, Any] | None) -> str:
     """A rate and the share of the floor, or what stands for a row that is not there."""
@@ -27,6 +29,7 @@ def rows_of(benchmarks: dict[str, Any], stage: str) -> dict[str, dict[str, Any]]
 
 def main() -> None:
     """Print the table."""
+    protect_output()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs=2, type=Path, metavar="FILE")
     first, second = (json.loads(path.read_text()) for path in parser.parse_args().files)

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.agent import drives, save_agent
 from benchmarks.measuring import machine
+from utils.output import protect_output
 from utils.sim.rollouts import drive_all
 from utils.sim.tasks import CARS_PER_BATCH, DriveTask
 from utils.sim.workers import kept_workers
@@ -48,6 +49,7 @@ def start_cluster(workers: int, stack: contextlib.ExitStack) -> str:
 
 def main() -> None:
     """Measure and print."""
+    protect_output()
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--workers", type=int, default=2, help="worker processes")
     parser.add_argument("--dask", type=int, nargs="*", default=[], help="Dask workers, as in: 2 4")

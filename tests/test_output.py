@@ -76,6 +76,14 @@ def test_letters_that_an_encoding_lacks_are_written_as_escapes(tmp_path: Path) -
     assert code == 0 and rb"\xb1" in output, errors
 
 
+def test_a_benchmark_prints_its_table_on_an_ascii_terminal() -> None:
+    figures = ROOT / "docs" / "benchmarks.json"  # its stages have names such as "64 × 16"
+    command = [sys.executable, "-m", "benchmarks.side_by_side", figures, figures]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and r"\xd7" in done.stdout, done.stderr
+
+
 def test_files_opened_later_never_get_the_number_of_a_closed_output(tmp_path: Path) -> None:
     code = """
 import os, subprocess, sys

@@ -21,7 +21,7 @@ from utils.output import protect_output
 from utils.settings import CommonSettings, SettingsT
 
 # Settings that decide how much memory a step takes; most effective first.
-MEMORY_FLAGS = ("batch", "lanes", "window", "candidates", "dreams", "horizon", "workers")
+MEMORY_FLAGS = ("batch", "lanes", "window", "candidates", "dreams", "horizon", "sizes", "workers")
 PLATFORM_PACKAGES = {"cuda": "jax[cuda12]", "gpu": "jax[cuda12]", "tpu": "jax[tpu]"}
 
 

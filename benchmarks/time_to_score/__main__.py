@@ -30,6 +30,7 @@ from benchmarks.time_to_score.results import draw, read_curve, table
 from utils.data.splits import VALIDATION
 from utils.io.files import locked, write_atomically, write_json
 from utils.io.records import read_records
+from utils.output import protect_output
 
 TRACKS = VALIDATION[30_000:]  # nothing is selected on these
 CURVES = ("ours-quick", "ours", "ppo", "ppo-dream", "ppo-gymnasium")
@@ -81,6 +82,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Train and evaluate what is missing, one curve after another."""
+    protect_output()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.time_to_score",
         description=__doc__,
