@@ -10,6 +10,7 @@ import pytest
 from jaxtyping import Array
 from oracles import random_model
 
+from models.layers import conv
 from models.layers.conv import conv2d, conv_transpose2d
 from models.layers.linear import uniform
 from models.vae import (
@@ -60,6 +61,14 @@ def test_weights_are_drawn_as_by_jax(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(uniform(key, shape, fan_in=9), expected)
 
 
+@pytest.fixture(params=[False, True], ids=["products", "strided"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of the convolutions; each version of JAX has its own."""
+    monkeypatch.setattr(conv, "STRIDED", request.param)
+    jax.clear_caches()  # the other form may be compiled already
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("size", "inputs", "outputs"), [(64, 3, 32), (31, 4, 5), (6, 128, 8)])
 def test_conv_equals_equinox(size: int, inputs: int, outputs: int) -> None:
     key = jax.random.key(0)
@@ -69,12 +78,13 @@ def test_conv_equals_equinox(size: int, inputs: int, outputs: int) -> None:
     weight = ours.weight.reshape(2, 2, 2, 2, inputs, outputs)  # cell y, x, pixel y, x, in, out
     weight = weight.transpose(5, 4, 0, 2, 1, 3).reshape(outputs, inputs, 4, 4)
     reference = eqx.tree_at(
-        lambda conv: (conv.weight, conv.bias), reference, (weight, ours.bias[:, None, None])
+        lambda layer: (layer.weight, layer.bias), reference, (weight, ours.bias[:, None, None])
     )
     actual, expected = both(ours, reference, pixels(size, inputs))
     np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(
     ("size", "inputs", "outputs", "kernel"),
     [(1, 16, 8, 5), (5, 8, 4, 5), (13, 4, 3, 6), (30, 3, 3, 6)],
@@ -89,7 +99,7 @@ def test_transposed_conv_equals_equinox(size: int, inputs: int, outputs: int, ke
     # Equinox correlates the dilated input with its weight, hence the flip.
     weight = weight[:, :, ::-1, ::-1]
     reference = eqx.tree_at(
-        lambda conv: (conv.weight, conv.bias), reference, (weight, ours.bias[:, None, None])
+        lambda layer: (layer.weight, layer.bias), reference, (weight, ours.bias[:, None, None])
     )
     x = pixels(size, inputs)
     actual, expected = both(ours, reference, x)
@@ -110,6 +120,7 @@ def gradients(function: Callable, image: Array, kernel: Array, weights: Array) -
     return jax.grad(lambda *x: (function(*x) * weights).sum(), (0, 1))(image, kernel)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("size", "kernel", "wide"), [(10, 4, 3), (10, 4, 20), (13, 5, 18)])
 def test_gradients_equal_those_that_jax_derives(size: int, kernel: int, wide: int) -> None:
     def reference(x: Array, kernel: Array) -> Array:

@@ -1,13 +1,13 @@
 """Convolutions of stride 2, written as matrix products and stride-1 convolutions.
 
-XLA's CPU convolutions of stride 2, and above all their gradients, are several times slower than
-its matrix products; a GPU is fast at both. `conv2d` and `conv_transpose2d` are each other's
-transpose, so each is the other's gradient with respect to its input. Both have explicit gradients,
-because the ones XLA derives copy the patches transposed.
+`conv2d` and `conv_transpose2d` are each other's transpose, so each is the other's gradient with
+respect to its input. Both have explicit gradients, because the ones XLA derives are slower on a
+CPU.
 
-`conv2d` and the kernel's gradient are one matrix product per row of the kernel. Extracting the
-patches of all rows at once would multiply the image's size, and moving that memory costs a CPU more
-than the arithmetic. `conv_transpose2d` is a stride-1 convolution that outputs cells of 2×2 pixels.
+`conv_transpose2d` is a stride-1 convolution that outputs cells of 2×2 pixels. `conv2d` and the
+kernel's gradient are XLA's strided convolution since JAX 0.12. Before, it uses one core, so they
+are one matrix product per row of the kernel. Extracting the patches of all rows at once would
+multiply the image's size, and moving that memory costs a CPU more than the arithmetic.
 
 Axes of a kernel: row, column, channels of the large image, channels of the small image.
 """
@@ -25,6 +25,8 @@ from models.layers.linear import matmul, uniform, weight_grad
 LargeImage = Float[Array, "*batch large large C"]
 SmallImage = Float[Array, "*batch small small D"]
 Kernel = Float[Array, "kernel kernel C D"]
+
+STRIDED = jax.__version_info__ >= (0, 12)  # whether XLA's strided convolutions are the faster ones
 
 # Below this many channels, the patches of all kernel rows form one matrix: a product with a very
 # short inner axis is slow, and the patches of so few channels are small.
@@ -63,7 +65,28 @@ def _cells_to_pixels(cells: Float[Array, "*batch cells cells depth"]) -> LargeIm
     return pixels.reshape(*batch, 2 * n, 2 * n, depth // 4)
 
 
+def _convolve(
+    x: Float[Array, "*batch size size inputs"],
+    kernel: Float[Array, "kernel kernel inputs outputs"],
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int = 0,
+) -> Float[Array, "*batch out out outputs"]:
+    """XLA's convolution. `dilation` puts so many steps between two pixels of x."""
+    out = jax.lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[-3:]),
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        lhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return out.reshape(*x.shape[:-3], *out.shape[1:])
+
+
 def _conv2d(x: LargeImage, kernel: Kernel) -> SmallImage:
+    if STRIDED:
+        return _convolve(x, kernel, stride=2)
     patches = _patches_by_row(x, len(kernel))
     rows = kernel.reshape(len(patches), -1, kernel.shape[-1])
     total: Any = sum(patch @ row for patch, row in zip(patches, rows, strict=True))
@@ -71,17 +94,12 @@ def _conv2d(x: LargeImage, kernel: Kernel) -> SmallImage:
 
 
 def _conv_transpose2d(y: SmallImage, kernel: Kernel) -> LargeImage:
+    if STRIDED and len(kernel) % 2:  # cells of an odd kernel would have a border of zeros
+        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+        return _convolve(y, flipped, dilation=2, padding=len(kernel) - 1)
     cells = _kernel_to_cells(kernel)[::-1, ::-1].swapaxes(2, 3)
-    padding = len(cells) - 1
-    out = jax.lax.conv_general_dilated(
-        y.reshape(-1, *y.shape[-3:]),
-        cells,
-        window_strides=(1, 1),
-        padding=((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    out = _cells_to_pixels(_convolve(y, cells, padding=len(cells) - 1))
     large = 2 * y.shape[-2] - 2 + len(kernel)
-    out = _cells_to_pixels(out.reshape(*y.shape[:-3], *out.shape[1:]))
     return out[..., :large, :large, :]
 
 
@@ -90,6 +108,9 @@ def _kernel_grad(x: LargeImage, y: SmallImage, size: int) -> Kernel:
 
     For `conv2d`, y is the gradient of its output; for `conv_transpose2d`, x is.
     """
+    if STRIDED:
+        kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], y.shape[-1]), x.dtype)
+        return jax.linear_transpose(lambda kernel: _conv2d(x, kernel), kernel)(y)[0]
     rows = [weight_grad(patches, y) for patches in _patches_by_row(x, size)]
     return jnp.stack(rows).reshape(size, size, x.shape[-1], y.shape[-1])
 
