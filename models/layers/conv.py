@@ -1,4 +1,4 @@
-"""Convolutions of stride 2, written as matrix products and stride-1 convolutions.
+"""Convolutions of stride 2, each in the form that is fast on a CPU.
 
 `conv2d` and `conv_transpose2d` are each other's transpose, so each is the other's gradient with
 respect to its input. Both have explicit gradients, because the ones XLA derives are slower on a
