@@ -87,7 +87,7 @@ def test_of_many_workers_one_says_that_nothing_is_kept(tmp_path):
     env["NUMBA_CACHE_DIR"] = str(tmp_path / "file")
     command = [sys.executable, "-c", work, USE]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["2"] * 3
+    assert "".join(done.stdout.split()) == "222"  # without order, also of the line ends
     assert done.stderr.count("compiling in memory") == 1
 
 
