@@ -58,6 +58,9 @@ def test_our_pipeline_stops_when_its_time_is_over_and_resumes(tmp_path: Path) ->
     done = pipeline.progress()
     assert done["done"] == 1 and done["seconds"] > stopped["seconds"]
     assert pipeline.frames() == (60, 0)
+    # A kept drive that validated an agent is counted there, not here.
+    (rollouts := tmp_path / "data" / "rollouts").joinpath("recovery").rename(rollouts / "on-policy")
+    assert pipeline.frames() == (0, 0)
 
 
 def test_a_rehearsal_draws_every_curve_and_resumes(tmp_path: Path) -> None:

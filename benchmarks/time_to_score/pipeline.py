@@ -53,7 +53,7 @@ COMMANDS = {  # those of tools.reproduce, without its choice among the rounds
         run_vae_training.py --steps 4 --batch 4
         process_data.py
         train_rnn.py --steps 6 --lanes 2 --window 8
-        train_dream.py {TINY_SEARCH}
+        train_dream.py --record {TINY_SEARCH}
     """,
 }
 
@@ -135,11 +135,15 @@ class Pipeline:
         print(f"{seconds / 60:.1f} min: {np.mean(scores):.0f}", flush=True)
 
     def frames(self) -> tuple[int, int]:
-        """Real frames collected so far, and those of drives that validated agents."""
+        """Real frames collected so far, and those of drives that validated agents.
+
+        On-policy episodes are counted once: they are drives that validated agents, and were kept.
+        """
         collected = 0
         for path in (self.folder / "data" / "rollouts").rglob("*.npz"):
-            with np.load(path, allow_pickle=False) as episode:
-                collected += len(episode["rewards"])
+            if path.parent.name != "on-policy":
+                with np.load(path, allow_pickle=False) as episode:
+                    collected += len(episode["rewards"])
         run = self.folder / "run"
         choices = read_metrics(run / "controller.metrics.jsonl")
         rounds = [json.loads(path.read_text()) for path in run.glob("rounds/*/evaluation.json")]
