@@ -3,6 +3,7 @@
 What a stopped and resumed stage must end with is what this one run, never interrupted, made.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -145,11 +147,13 @@ class Workshop:
 
 def processes_of_group(group: int) -> list[str]:
     """The running processes of a process group, without zombies."""
-    table = subprocess.run(
-        ["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    rows = [line.split(None, 2) for line in table.splitlines()]
-    return [" ".join(row) for row in rows if row[0] == str(group) and row[1][0] != "Z"]
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if os.getpgid(process.pid) == group and alive:
+                found.append(f"{process.pid} {process.status()} {process.cmdline()}")
+    return found
 
 
 def wait_until_empty(group: int, seconds: float = 20.0) -> None:
