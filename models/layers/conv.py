@@ -4,10 +4,11 @@
 respect to its input. Both have explicit gradients, because the ones XLA derives are slower on a
 CPU.
 
-`conv_transpose2d` is a stride-1 convolution that outputs cells of 2×2 pixels. `conv2d` and the
-kernel's gradient are XLA's strided convolution since JAX 0.12. Before, it uses one core, so they
-are one matrix product per row of the kernel. Extracting the patches of all rows at once would
-multiply the image's size, and moving that memory costs a CPU more than the arithmetic.
+`conv_transpose2d` is a stride-1 convolution that outputs cells of 2×2 pixels. Since JAX 0.12,
+`conv2d`, the kernel's gradient and `conv_transpose2d` with an odd kernel are XLA's own strided
+convolutions. Before, those use one core, so the first two are one matrix product per row of the
+kernel. Extracting the patches of all rows at once would multiply the image's size, and moving that
+memory costs a CPU more than the arithmetic.
 
 Axes of a kernel: row, column, channels of the large image, channels of the small image.
 """
