@@ -105,6 +105,9 @@ def test_an_ablations_drives_are_no_episodes_of_the_run(workshop: Workshop, tmp_
     header.settings["record"] = True
     checkpoints.save(path, header, controller)
     episodes = made.files("data/rollouts/**/*.npz")
-    made.succeed("tools.ablate", "--without", "nothing")
+    lengths = "--searches", "2", "--generations", "1"
+    made.succeed("tools.ablate", "--without", "nothing", *lengths)
     assert made.files("data/rollouts/**/*.npz") == episodes
-    assert read_header(folder_of(made, "nothing") / "controller.eqx").settings["record"] is False
+    settings = read_header(folder_of(made, "nothing") / "controller.eqx").settings
+    assert settings["record"] is False
+    assert (settings["searches"], settings["generations"]) == (2, 1)

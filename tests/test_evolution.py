@@ -51,6 +51,7 @@ def test_cma_es_finds_known_minima() -> None:
     search, params, state = initial_search(settings, FEATURES, jax.random.key(0))
     np.testing.assert_allclose(state.std, 0.05)
     np.testing.assert_array_equal(flat(search.get_mean(state)), np.zeros(12))
+    assert search is initial_search(settings, FEATURES, jax.random.key(1))[0]  # compiled once
 
     @jax.jit
     def minimise(axes: Array) -> tuple[Array, Array]:

@@ -9,8 +9,9 @@
 
 Reads the agent of --run-dir and data/latents/. Writes an agent to <run-dir>/ablations/<without>/,
 a run folder that can be scored with test_agent.py --run-dir. C is evolved from zero with the
-settings of the run. If M is retrained, it takes as many steps as the run's M in all rounds, with
-its other settings. Rerun the same command to resume after an interruption.
+settings of the run, but for --searches and --generations. If M is retrained, it takes as many steps
+as the run's M in all rounds, with its other settings. Rerun the same command to resume after an
+interruption.
 """
 
 import dataclasses
@@ -46,6 +47,8 @@ class Settings(DrivingSettings):
     """The flags of this script."""
 
     without: str = setting("nothing", "component to remove", choices=WITHOUT)
+    searches: int = setting(0, "searches of C; 0: as many as the run began with", minimum=0)
+    generations: int = setting(0, "generations of a search; 0: as many as in the run", minimum=0)
 
 
 def main(settings: Settings) -> None:
@@ -79,6 +82,8 @@ def main(settings: Settings) -> None:
         evolution["masked_units"] = header.sizes["hidden"]
     if settings.without == "real-validation":
         evolution["real_validation"] = False
+    for name in ("searches", "generations"):
+        evolution[name] = getattr(settings, name) or evolution[name]
     evolution |= {**folders, "workers": settings.workers, "dask": settings.dask}
     train_dream.main(train_dream.Settings(**evolution))
 

@@ -1,5 +1,6 @@
 """CMA-ES in the dream (Ha & Schmidhuber 2018, section 2.4): a generation, and its evaluation."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def fit_whitening(start_states: StartStates, components: int, masked: int = 0) -
     return Whitening(*(jnp.asarray(x, jnp.float32) for x in (mean, scale, basis)))
 
 
+@functools.cache  # one object a process, so that the rounds compile one program
+def new_search(candidates: int, components: int) -> Any:
+    """CMA-ES over controllers on `components` inputs."""
+    # Here, because this import computes, and without a device that must fail in runtime.run.
+    from evosax.algorithms import CMA_ES
+
+    return CMA_ES(population_size=candidates, solution=Controller(components))
+
+
 def initial_search(settings: Any, components: int, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
     """The search, its parameters and its state before the first generation.
 
@@ -73,19 +83,15 @@ def initial_search(settings: Any, components: int, key: PRNGKeyArray) -> tuple[A
         settings: of train_dream.py.
         components: inputs of a controller in the search space, `Whitening.components`.
     """
-    # Here, because this import computes, and without a device that must fail in runtime.run.
-    from evosax.algorithms import CMA_ES
-
-    zero = Controller(components)
-    search = CMA_ES(population_size=settings.candidates, solution=zero)
-
-    @eqx.filter_jit  # one program compiles faster than fifty
-    def begin(key: PRNGKeyArray) -> tuple[Any, Any]:
-        params = search.default_params.replace(std_init=jnp.asarray(settings.sigma))
-        return params, search.init(key, zero, params)
-
-    params, state = begin(key)
+    search = new_search(settings.candidates, components)
+    params, state = _begin(search, Controller(components), settings.sigma, key)
     return search, params, as_returned(state, settings)
+
+
+@eqx.filter_jit  # one program compiles faster than fifty
+def _begin(search: Any, mean: Controller, sigma: float, key: PRNGKeyArray) -> tuple[Any, Any]:
+    params = search.default_params.replace(std_init=jnp.asarray(sigma))
+    return params, search.init(key, mean, params)
 
 
 def as_returned(state: Any, settings: Any) -> Any:
