@@ -52,7 +52,7 @@ $(VENV)/installed-faults: requirements/faults.txt $(VENV)/installed-test
 	touch $@
 
 # Rerun either to resume. The small recipe has the smallest sizes and three short rounds.
-run: $(VENV)/installed  ## the small recipe, from nothing to 8 test tracks: 15 minutes of 2 CPU cores
+run: $(VENV)/installed  ## the small recipe, from nothing to 8 test tracks: 13 to 24 minutes of 2 CPU cores
 	$(REPRODUCE) --preset quick --data-dir data/quick --run-dir runs/quick
 
 reproduce: $(VENV)/installed  ## the whole recipe to 100 test tracks: 2 hours; DRIVERS=own, SEED=1
