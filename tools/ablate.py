@@ -82,8 +82,8 @@ def main(settings: Settings) -> None:
         evolution["masked_units"] = header.sizes["hidden"]
     if settings.without == "real-validation":
         evolution["real_validation"] = False
-    for name in ("searches", "generations"):
-        evolution[name] = getattr(settings, name) or evolution[name]
+    given = {"searches": settings.searches, "generations": settings.generations}
+    evolution |= {name: number for name, number in given.items() if number}
     evolution |= {**folders, "workers": settings.workers, "dask": settings.dask}
     train_dream.main(train_dream.Settings(**evolution))
 
